@@ -723,7 +723,7 @@ pub const LOAD_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const PRUNE_RULES_MAX: usize = 64;
 
 /// Time between two runs of a rule without `every`: 5 hours, the default of ociregistry. Ages are
-/// usually days, so the delay is small. The plan to remove all of a million objects takes some 2.5 s.
+/// usually days, so the delay is small. A plan for a million objects takes seconds of one CPU.
 pub const PRUNE_INTERVAL_DEFAULT: Duration = Duration::from_secs(18_000);
 
 /// Shortest time between two runs of a rule. The index has the uses to the minute.

@@ -278,21 +278,28 @@ mod tests {
     fn result_is_returned_before_the_end_of_the_work_and_the_end_can_be_awaited() {
         let helper = Helper::start(NonZeroUsize::MIN).unwrap();
         let calls: SingleFlight<u32, u32> = SingleFlight::default();
-        let gate = Arc::new(tokio::sync::Notify::new());
+        let (completed, gate) = (
+            Arc::new(tokio::sync::Notify::new()),
+            Arc::new(tokio::sync::Notify::new()),
+        );
         core::run_test(async {
             let work = |completer: Completer<u32, u32>| {
-                let gate = gate.clone();
+                let (completed, gate) = (completed.clone(), gate.clone());
                 async move {
                     completer.complete(7);
+                    completed.notify_one();
                     gate.notified().await;
                 }
             };
             let mut to_end = Box::pin(calls.join_to_end(&helper, 1, work));
             assert!((&mut to_end).now_or_never().is_none());
             // The call is closed for new callers once it has its result.
-            while calls.0.lock().contains_key(&1) {
-                monoio::time::sleep(Duration::from_millis(1)).await;
-            }
+            let completed = completed.clone();
+            // Only the pool can wake a core.
+            helper
+                .ask(async move { completed.notified().await })
+                .await
+                .unwrap();
             assert!((&mut to_end).now_or_never().is_none(), "the work has not ended");
             let (result, role) = calls.join(&helper, 1, work).await;
             assert!(matches!((result, role), (Ok(7), Role::Leader)));

@@ -91,7 +91,7 @@ impl Storage {
                         store.recheck(&key);
                         return None;
                     };
-                    // A long plan of a removal holds the index, so the lookup does not wait for it.
+                    // The maintenance records the use, so that no lookup waits for the lock of the index.
                     storage.report_use(key.digest().prefix());
                     storage.ensure_replicated(&key);
                     let needs_hash = !is_trusted && blob.small.is_none();

@@ -110,8 +110,9 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// Opens the tiers of `config`. The local store has the bounds of `registries`. With `verify_on_open`, blobs of the local store may be hashed
-    /// before their first response. Blocks, so it is for the main thread.
+    /// Opens the tiers of `config`. The local store has the bounds of `registries`. With
+    /// `verify_on_open`, blobs of the local store may be hashed before their first response. Blocks, so
+    /// it is for the main thread.
     ///
     /// # Errors
     ///
