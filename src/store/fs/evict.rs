@@ -1,54 +1,20 @@
 //! Evictions: the removal of content for new content.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
+use super::evicted::{Evicted, EvictionCounts};
 use super::{FsStore, layout, open_regular};
-use crate::limits::{EVICTION_SLICE_TIME, INDEX_COPY_OBJECTS, RELEASE_TIME};
-use crate::oci::{Digest, DigestPrefix};
+use crate::limits::{EVICTION_SLICE_TIME, INDEX_COPY_OBJECTS};
+use crate::oci::DigestPrefix;
 use crate::shared_file::SharedFile;
 use crate::store::bounds::{Bounds, EvictionReason, Shortage, Usage};
-use crate::store::eviction::{Minute, Need, Objects, choose};
+use crate::store::eviction::{Minute, Need, choose};
 use crate::store::index::{Index, ObjectName, RegistryNumber, copy_of};
 use crate::store::space::Space;
 
 /// Files of an entry: the data and the sidecar.
 const FILES_PER_ENTRY: u64 = 2;
-
-/// The content that an eviction removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Evicted {
-    pub objects: u64,
-    pub bytes: u64,
-    /// The last use of the victim that was used last.
-    pub last_use: Minute,
-    /// `objects` by the reason.
-    pub by_reason: EvictionCounts,
-}
-
-/// Evicted objects by the reason.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EvictionCounts {
-    /// The store was larger than `CACHE_MAX_SIZE`.
-    pub size: u64,
-    /// The file system had less free space than `CACHE_MIN_FREE`.
-    pub free_space: u64,
-    /// The file system had few free inodes.
-    pub free_inodes: u64,
-}
-
-/// The evictions of this process.
-#[derive(Debug, Default)]
-pub(super) struct EvictionTotals {
-    by_reason: [AtomicU64; 3],
-    /// The time from the last use to the eviction of the content evicted last, in seconds plus 1. 0
-    /// before the first eviction.
-    last_age: AtomicU64,
-}
 
 /// The content that an eviction may remove.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,136 +54,7 @@ struct Choice {
     reason: Option<EvictionReason>,
 }
 
-/// Bytes of content that was removed within one to two [`RELEASE_TIME`]. The file system frees them
-/// when the last open file is closed: cores close their files within a sweep, and a thread closes
-/// large files. Without these bytes, an eviction for free space would go on meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct Releasing {
-    /// The start of the present interval.
-    began: Option<Instant>,
-    present: u64,
-    previous: u64,
-}
-
-impl Releasing {
-    pub fn bytes(&mut self, now: Instant) -> u64 {
-        let passed = self.began.map(|began| now.duration_since(began));
-        if passed.is_none_or(|passed| passed >= RELEASE_TIME) {
-            let is_next = passed.is_some_and(|passed| passed < 2 * RELEASE_TIME);
-            self.previous = if is_next { self.present } else { 0 };
-            self.present = 0;
-            self.began = Some(now);
-        }
-        self.previous + self.present
-    }
-
-    fn add(&mut self, bytes: u64, now: Instant) {
-        self.bytes(now);
-        self.present += bytes;
-    }
-}
-
-impl Evicted {
-    fn add(&mut self, other: Evicted) {
-        self.objects += other.objects;
-        self.bytes += other.bytes;
-        self.last_use = self.last_use.max(other.last_use);
-        self.by_reason.add(other.by_reason);
-    }
-}
-
-impl EvictionCounts {
-    fn of(reason: EvictionReason, objects: u64) -> Self {
-        let mut counts = EvictionCounts::default();
-        *match reason {
-            EvictionReason::Size => &mut counts.size,
-            EvictionReason::FreeSpace => &mut counts.free_space,
-            EvictionReason::FreeInodes => &mut counts.free_inodes,
-        } = objects;
-        counts
-    }
-
-    pub fn add(&mut self, other: EvictionCounts) {
-        self.size += other.size;
-        self.free_space += other.free_space;
-        self.free_inodes += other.free_inodes;
-    }
-}
-
-impl EvictionTotals {
-    fn add(&self, evicted: &Evicted, now: Minute) {
-        if evicted.objects == 0 {
-            return;
-        }
-        let counts = evicted.by_reason;
-        for (total, count) in self
-            .by_reason
-            .iter()
-            .zip([counts.size, counts.free_space, counts.free_inodes])
-        {
-            total.fetch_add(count, Ordering::Relaxed);
-        }
-        let age = u64::from(now.since(evicted.last_use)) * 60;
-        self.last_age.store(age + 1, Ordering::Relaxed);
-    }
-
-    pub fn counts(&self) -> EvictionCounts {
-        let [size, free_space, free_inodes] = self
-            .by_reason
-            .each_ref()
-            .map(|total| total.load(Ordering::Relaxed));
-        EvictionCounts {
-            size,
-            free_space,
-            free_inodes,
-        }
-    }
-
-    /// Returns the time from the last use to the eviction of the content evicted last, in seconds.
-    pub fn last_age_seconds(&self) -> Option<u64> {
-        self.last_age.load(Ordering::Relaxed).checked_sub(1)
-    }
-}
-
-/// The content that leaves before an image if evictions go on and no content is used meanwhile.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EvictionRank {
-    pub objects_before: u64,
-    /// Bytes on the disk.
-    pub bytes_before: u64,
-}
-
 impl FsStore {
-    /// Returns the content that leaves before the first of `digests`. `None` if no eviction may remove
-    /// any of them, and before the index is whole. Blocks.
-    pub fn eviction_rank(&self, digests: &[Digest]) -> Option<EvictionRank> {
-        let everything = Need {
-            bytes: u64::MAX,
-            files: u64::MAX,
-            metadata_bytes_max: u64::MAX,
-        };
-        let index = self.whole_index()?;
-        let pins = self.pins.lock().clone();
-        let objects = index.with_pins(&pins).with_held(&self.upload_holds.digests());
-        let digests: HashSet<DigestPrefix> = digests.iter().map(Digest::prefix).collect();
-        let mut before = EvictionRank {
-            objects_before: 0,
-            bytes_before: 0,
-        };
-        for number in choose(&objects, Minute::now(), everything) {
-            match index.name(number) {
-                Some((ObjectName::Entry(key), _)) if digests.contains(&key.digest().prefix()) => {
-                    return Some(before);
-                }
-                _ => {}
-            }
-            before.objects_before += 1;
-            before.bytes_before += objects.get(number).map_or(0, |object| object.bytes);
-        }
-        None
-    }
-
     /// Makes room ahead of the next ingests, while `goes_on`.
     pub fn make_room(&self, goes_on: impl Fn() -> bool) {
         let mut scopes = vec![Scope::Store];
@@ -408,23 +245,4 @@ impl FsStore {
 pub(super) fn registry_usage(index: &Index, number: RegistryNumber) -> Usage {
     let usage = index.usage_of(number);
     Usage::of_registry(usage.bytes + usage.reserved)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn removed_bytes_count_for_one_to_two_intervals() {
-        let mut releasing = Releasing::default();
-        let began = Instant::now();
-        let after = |tenths: u32| began + RELEASE_TIME * tenths / 10;
-        releasing.add(5, after(0));
-        releasing.add(7, after(9));
-        assert_eq!(releasing.bytes(after(9)), 12);
-        releasing.add(1, after(12));
-        assert_eq!(releasing.bytes(after(21)), 13);
-        assert_eq!(releasing.bytes(after(22)), 1);
-        assert_eq!(releasing.bytes(after(50)), 0);
-    }
 }

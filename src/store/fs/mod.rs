@@ -3,12 +3,15 @@
 mod commit;
 mod damaged_pins;
 mod evict;
+mod evicted;
+mod eviction_rank;
 mod find;
 mod ingest;
 mod open;
 mod pins;
 mod reader;
 mod referrers;
+mod releasing;
 mod removal;
 mod repository_dir;
 mod room;
@@ -39,7 +42,8 @@ use crate::config::{Live, RegistryName, StoreBounds};
 use crate::sync::Mutex;
 
 pub use damaged_pins::DamagedPin;
-pub use evict::{Evicted, EvictionCounts, EvictionRank};
+pub use evicted::{Evicted, EvictionCounts};
+pub use eviction_rank::EvictionRank;
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository, compare_repositories};
@@ -70,8 +74,8 @@ pub struct FsStore {
     index: Arc<Mutex<Index>>,
     /// Locked before `naming`.
     evicting: Mutex<evict::Evicting>,
-    releasing: Mutex<evict::Releasing>,
-    evictions: evict::EvictionTotals,
+    releasing: Mutex<releasing::Releasing>,
+    evictions: evicted::EvictionTotals,
     removals: Removals,
     upload_holds: UploadHolds,
     /// Locked before `index`.

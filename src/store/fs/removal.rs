@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::FsStore;
-use super::evict::{Evicted, RemovalCause};
+use super::evict::RemovalCause;
+use super::evicted::Evicted;
 use crate::limits::INDEX_COPY_OBJECTS;
 use crate::store::eviction::Minute;
 use crate::store::index::{Index, IndexedImage, Leaving, ObjectName, RemovalLimits, RemovalPlan, copy_of};
