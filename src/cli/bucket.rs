@@ -2,18 +2,19 @@
 //! temporary directory, and requests that remove objects.
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
+use super::progress::ProgressLine;
 use super::target::Failure;
 use crate::config::{S3Settings, StorageConfig, StoreBounds};
 use crate::manage::{PlannedRemoval, RemovalReport};
 use crate::runtime::helper::Helper;
 use crate::store::{BucketListing, FsStore, LISTED_PER_REQUEST, S3Store};
 
-/// The time between two lines of progress.
-const LINE_INTERVAL: Duration = Duration::from_secs(5);
+/// Printed errors. An unavailable bucket has an error for each object.
+const ERRORS_SHOWN_MAX: usize = 20;
 
 /// A bucket with a copy of its metadata. The copy is removed when the value is dropped.
 pub(super) struct BucketCopy {
@@ -52,16 +53,26 @@ impl BucketCopy {
             })?;
         let name = &settings.bucket;
         eprintln!("listing the bucket {name}, one request for each {LISTED_PER_REQUEST} objects");
-        let mut line = Line::new();
-        let listing = helper.wait(bucket.list(|objects| line.show(|| format!("{objects} objects listed"))));
+        let mut line = ProgressLine::new(false);
+        let done = AtomicU64::new(0);
+        let so_far = || done.load(Ordering::Relaxed);
+        let listing = line.show_while(
+            || format!("{} objects listed", so_far()),
+            || helper.wait(bucket.list(|objects| done.store(objects, Ordering::Relaxed))),
+        )?;
+        line.clear();
         let listing = listing.map_err(Failure::of)?;
         let (objects, reads) = (listing.count(), listing.reads());
         eprintln!("reading manifests and tags, {reads} requests for {objects} objects");
-        let mut done = 0;
-        let copied = helper.wait(bucket.copy(&listing, dir.path(), || {
-            done += 1;
-            line.show(|| format!("{done} of {reads} requests"));
-        }));
+        done.store(0, Ordering::Relaxed);
+        let count = || {
+            done.fetch_add(1, Ordering::Relaxed);
+        };
+        let copied = line.show_while(
+            || format!("{} of {reads} requests", so_far()),
+            || helper.wait(bucket.copy(&listing, dir.path(), count)),
+        )?;
+        line.clear();
         copied.map_err(Failure::of)?;
         Ok(BucketCopy {
             helper,
@@ -91,42 +102,32 @@ impl BucketCopy {
         }
     }
 
-    /// Removes the planned objects. An object stays after a failed request, which is printed.
-    pub fn remove(&self, plan: &PlannedRemoval) -> RemovalReport {
-        let mut line = Line::new();
+    /// Removes the planned objects. An object stays after a failed request. The first
+    /// errors are printed.
+    pub fn remove(&self, plan: &PlannedRemoval) -> Result<RemovalReport, Failure> {
+        let mut line = ProgressLine::new(false);
         let mut report = self.report(plan);
-        let total = report.objects;
-        let mut stayed = Vec::new();
-        for (name, number) in plan.names().zip(1..) {
-            if let Err(error) = self.helper.wait(self.bucket.remove_object(name)) {
-                eprintln!("{error}");
-                stayed.push(name);
-            }
-            line.show(|| format!("{number} of {total} objects removed"));
+        let (done, total) = (AtomicU64::new(0), report.objects);
+        let (mut stayed, mut errors) = (Vec::new(), Vec::new());
+        line.show_while(
+            || format!("{} of {total} objects removed", done.load(Ordering::Relaxed)),
+            || {
+                for name in plan.names() {
+                    if let Err(error) = self.helper.wait(self.bucket.remove_object(name)) {
+                        stayed.push(name);
+                        errors.extend((errors.len() < ERRORS_SHOWN_MAX).then_some(error));
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            },
+        )?;
+        line.clear();
+        for error in &errors {
+            eprintln!("{error}");
         }
         report.kept = stayed.len() as u64;
         report.objects -= report.kept;
         report.bytes -= self.listing.bytes_of(stayed.into_iter());
-        report
-    }
-}
-
-/// Lines of progress on standard error.
-struct Line {
-    shown: Instant,
-}
-
-impl Line {
-    fn new() -> Self {
-        Line {
-            shown: Instant::now(),
-        }
-    }
-
-    fn show(&mut self, text: impl FnOnce() -> String) {
-        if self.shown.elapsed() >= LINE_INTERVAL {
-            eprintln!("{}", text());
-            self.shown = Instant::now();
-        }
+        Ok(report)
     }
 }

@@ -3,16 +3,15 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
-use crossbeam_channel::{RecvTimeoutError, after, bounded};
+use crossbeam_channel::bounded;
 
 use super::output::{Output, OutputArgs};
-use super::progress::ProgressLine;
+use super::progress::{OTHER_JOB, ProgressLine, counts_text};
 use super::say_json;
 use super::target::{Failure, ended, resolve, root};
-use crate::admin::{AdminClient, JobReport, JobState};
+use crate::admin::{AdminClient, JobReport};
 use crate::app;
 use crate::config::{Config, Environment, Layer, Setting};
 use crate::manage::{
@@ -20,9 +19,6 @@ use crate::manage::{
     read_image_list,
 };
 use crate::oci::{ImageName, Platform};
-
-/// Interval of the looks at the progress.
-const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct LoadArgs {
@@ -162,14 +158,9 @@ fn by_cache(
     line: &mut ProgressLine,
 ) -> Result<LoadReport, Failure> {
     let id = cache.start_load(request).map_err(Failure::of)?;
-    loop {
-        let job = cache.job(id).map_err(Failure::of)?;
-        match (job.state, job.result) {
-            (JobState::Running, _) => line.show(&job.progress, Some(id)),
-            (_, Some(JobReport::Load(report))) => return Ok(report),
-            (_, _) => return Err(Failure::of(job.error.unwrap_or_default())),
-        }
-        let _ = after(LOOK).recv();
+    match line.follow_job(cache, id)? {
+        JobReport::Load(report) => Ok(report),
+        JobReport::Verify(_) => Err(Failure::of(OTHER_JOB)),
     }
 }
 
@@ -177,27 +168,15 @@ fn by_cache(
 fn by_this_process(config: &Config, rule: &LoadRule, line: &mut ProgressLine) -> Result<LoadReport, Failure> {
     app::set_umask();
     let progress = LoadProgress::default();
-    let (sender, report) = bounded(1);
     let (_not_stopped, stopped) = bounded(0);
-    std::thread::scope(|scope| {
-        let (progress, stopped) = (&progress, &stopped);
-        let work = scope.spawn(move || sender.send(app::load(config, rule, progress, stopped)));
-        loop {
-            match report.recv_timeout(LOOK) {
-                Ok(Ok(report)) => return Ok(report),
-                Ok(Err(error)) => {
-                    return Err(error
-                        .store_in_use()
-                        .map_or_else(|| Failure::of(&error), Failure::in_use));
-                }
-                Err(RecvTimeoutError::Timeout) => line.show(&progress.counts(), None),
-                Err(RecvTimeoutError::Disconnected) => {
-                    // Otherwise the panic of the thread would continue here.
-                    let _ = work.join();
-                    return Err(Failure::of("the load panicked, which is a bug"));
-                }
-            }
-        }
+    let loaded = line.show_while(
+        || counts_text(&progress.counts(), None),
+        || app::load(config, rule, &progress, &stopped),
+    )?;
+    loaded.map_err(|error| {
+        error
+            .store_in_use()
+            .map_or_else(|| Failure::of(&error), Failure::in_use)
     })
 }
 

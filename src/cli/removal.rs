@@ -261,7 +261,7 @@ impl Plan {
 
     fn apply(self, place: &Place) -> Result<RemovalReport, Failure> {
         let target = match (self, place) {
-            (Plan::OfBucket(plan, _), Place::Bucket(copy, _)) => return Ok(copy.remove(&plan)),
+            (Plan::OfBucket(plan, _), Place::Bucket(copy, _)) => return copy.remove(&plan),
             (plan, Place::Target(target)) => (plan, target),
             _ => unreachable!("a plan is applied where it was made"),
         };

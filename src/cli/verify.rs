@@ -3,22 +3,18 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
-use crossbeam_channel::{RecvTimeoutError, after, bounded};
+use crossbeam_channel::bounded;
 
 use super::output::{Output, OutputArgs};
-use super::progress::ProgressLine;
+use super::progress::{OTHER_JOB, ProgressLine, counts_text};
 use super::target::{Failure, Target, ended};
 use super::{EXIT_NOT_FOUND, say_json};
-use crate::admin::{AdminClient, JobReport, JobState};
+use crate::admin::{AdminClient, JobReport};
 use crate::config::{BYTES_EXPECTED, Environment, Layer, parse_bytes};
 use crate::manage::{VerifyProgress, VerifyReport, VerifyRequest, VerifyRule, plan_verify};
 use crate::store::FsStore;
-
-/// Interval of the looks at the progress.
-const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct VerifyArgs {
@@ -85,14 +81,9 @@ fn by_cache(
     line: &mut ProgressLine,
 ) -> Result<VerifyReport, Failure> {
     let id = cache.start_verify(request).map_err(Failure::of)?;
-    loop {
-        let job = cache.job(id).map_err(Failure::of)?;
-        match (job.state, job.result) {
-            (JobState::Running, _) => line.show(&job.progress, Some(id)),
-            (_, Some(JobReport::Verify(report))) => return Ok(report),
-            (_, _) => return Err(Failure::of(job.error.unwrap_or_default())),
-        }
-        let _ = after(LOOK).recv();
+    match line.follow_job(cache, id)? {
+        JobReport::Verify(report) => Ok(report),
+        JobReport::Load(_) => Err(Failure::of(OTHER_JOB)),
     }
 }
 
@@ -104,23 +95,11 @@ fn by_this_process(
 ) -> Result<VerifyReport, Failure> {
     let plan = plan_verify(store, rule).map_err(Failure::of)?;
     let progress = VerifyProgress::default();
-    let (sender, report) = bounded(1);
     let (_not_stopped, stopped) = bounded(0);
-    let (plan, progress) = (&plan, &progress);
-    std::thread::scope(|scope| {
-        let work = scope.spawn(move || sender.send(plan.run(store, progress, stopped)));
-        loop {
-            match report.recv_timeout(LOOK) {
-                Ok(report) => return Ok(report),
-                Err(RecvTimeoutError::Timeout) => line.show(&plan.counts(progress), None),
-                Err(RecvTimeoutError::Disconnected) => {
-                    // Otherwise the panic of the thread would continue here.
-                    let _ = work.join();
-                    return Err(Failure::of("the verification panicked, which is a bug"));
-                }
-            }
-        }
-    })
+    line.show_while(
+        || counts_text(&plan.counts(&progress), None),
+        || plan.run(store, &progress, stopped),
+    )
 }
 
 fn print(report: &VerifyReport, format: Output) {

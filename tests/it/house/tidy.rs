@@ -132,7 +132,6 @@ const CLOCKS: &[&str] = &[
     "src/app/stop.rs",
     "src/cache/fill/watch.rs",
     "src/cache/fill/writer.rs",
-    "src/cli/bucket.rs",
     "src/cli/healthcheck.rs",
     "src/fail_point.rs",
     "src/log/output.rs",
