@@ -3,6 +3,7 @@
 use crossbeam_channel::Receiver;
 
 use super::cache_parts::CacheParts;
+use super::preload::wait_for_scan;
 use super::{AppError, resources};
 use crate::config::Config;
 use crate::manage::{LoadProgress, LoadReport, LoadRule};
@@ -29,6 +30,8 @@ pub fn load(
     let parts = CacheParts::open(config, &helper, &memory, descriptors)?;
     // The bounds of the store hold for loads too.
     let maintenance = parts.storage.start_maintenance().map_err(AppError::threads)?;
+    // A stop during the scan also ends the load, which returns a report without images.
+    wait_for_scan(parts.storage.local_store().as_deref(), stopped);
     let report = parts.loader().run(rule, progress, stopped);
     drop(maintenance);
     report.map_err(AppError::threads)

@@ -37,11 +37,8 @@ impl Preload {
         let settings = config.load_settings();
         let (stop, stopped) = bounded(0);
         let work = move || {
-            // Before the end of the scan, the store may have no room.
-            while store.as_ref().is_some_and(|store| !store.is_scanned()) {
-                if stopped.recv_timeout(SCAN_LOOK) == Err(RecvTimeoutError::Disconnected) {
-                    return;
-                }
+            if !wait_for_scan(store.as_deref(), &stopped) {
+                return;
             }
             // A panic is a bug, and the cache serves.
             if catch_unwind(AssertUnwindSafe(|| run(&path, &settings, &loader, &stopped))).is_err() {
@@ -51,6 +48,17 @@ impl Preload {
         thread::Builder::new().name("image-load".into()).spawn(work)?;
         Ok(Some(Preload { _stop: stop }))
     }
+}
+
+/// Waits for the end of the scan at start, because the store may have no room before. Returns false if
+/// the sender of `stopped` is dropped first.
+pub(super) fn wait_for_scan(store: Option<&FsStore>, stopped: &Receiver<()>) -> bool {
+    while store.is_some_and(|store| !store.is_scanned()) {
+        if stopped.recv_timeout(SCAN_LOOK) == Err(RecvTimeoutError::Disconnected) {
+            return false;
+        }
+    }
+    true
 }
 
 fn run(path: &Path, settings: &LoadSettings, loader: &Loader, stopped: &Receiver<()>) {

@@ -214,6 +214,9 @@ impl Storage {
         } else if error.is_about_registry_room() {
             tracing::debug!(%error, "pull continues without storing");
             self.0.no_registry_room.record(1);
+        } else if error.is_about_scan() {
+            // The line `store scanned` ends this state.
+            tracing::debug!(%error, "pull continues without storing");
         } else if error.is_about_size() {
             tracing::warn!(%error, "pull continues without storing");
         } else {

@@ -109,7 +109,7 @@ impl Bounds {
         let margin = (usage.bytes / EVICTION_STEP_SHARE).min(RESERVE_STEP_MAX);
         let bytes = match shortage.bytes {
             0 => 0,
-            bytes => bytes + margin,
+            bytes => bytes.saturating_add(margin),
         };
         Shortage { bytes, ..shortage }
     }

@@ -126,6 +126,12 @@ impl StoreError {
         self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::QuotaExceeded
     }
 
+    /// Returns whether the size of a registry with a bound is unknown, because the scan at start has not
+    /// ended.
+    pub fn is_about_scan(&self) -> bool {
+        self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::ResourceBusy
+    }
+
     /// Returns whether the error concerns only this entry and not the store. The size, declared and
     /// possibly invented by an upstream, does not fit, or exceeds the file size limit.
     pub fn is_about_size(&self) -> bool {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::evicted::{Evicted, EvictionCounts};
+use super::room::registry_usage;
 use super::{FsStore, layout, open_regular};
 use crate::limits::{EVICTION_SLICE_TIME, INDEX_COPY_OBJECTS};
 use crate::oci::DigestPrefix;
@@ -147,7 +148,7 @@ impl FsStore {
         let index = self.index.lock();
         let usage = match scope {
             Scope::Store => self.usage(&index, space),
-            Scope::Registry(number) => registry_usage(&index, number),
+            Scope::Registry(number) => registry_usage(&index, number, &space),
         };
         let shortage = shortage(&bounds, &usage);
         let reason = shortage.reason().filter(|_| index.is_whole())?;
@@ -238,11 +239,4 @@ impl FsStore {
             by_reason: EvictionCounts::default(),
         }
     }
-}
-
-/// Returns the bytes of a registry. Before the scan has ended, these are the bytes of the content that
-/// the scan has found.
-pub(super) fn registry_usage(index: &Index, number: RegistryNumber) -> Usage {
-    let usage = index.usage_of(number);
-    Usage::of_registry(usage.bytes + usage.reserved)
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::evict::{Scope, registry_usage};
+use super::evict::Scope;
 use super::{FsStore, Ingest, failed, layout, space};
 use crate::oci::Namespace;
 use crate::store::StoreError;
@@ -102,13 +102,9 @@ impl FsStore {
             }
             let mut index = self.index.lock();
             let number = index.registry_number(source);
-            // Content of several registries never leaves for the bound of one.
-            let fixed = number.map_or(0, |number| {
-                let usage = index.usage_of(number);
-                usage.bytes - usage.bytes_alone + usage.reserved
-            });
+            let fixed = number.map_or(0, |number| fixed_bytes(&index, number, &space));
             if size > bounds.object_max.saturating_sub(fixed) {
-                return Err(registry_is_full(source));
+                return Err(registry_is_full(source, index.is_whole()));
             }
         }
         let bounds = Bounds::new(&self.bounds, &space);
@@ -162,18 +158,18 @@ impl FsStore {
             if end > bounds.object_max.min(object_max) {
                 return self.check_size(end, source);
             }
-            let scope = {
+            let (scope, is_whole) = {
                 let mut index = self.index.lock();
                 let usage = self.usage(&index, space);
                 let is_short = |bounds: &Bounds, usage: Usage| !bounds.shortage(&usage, more).is_none();
                 let full = of_registry.zip(room.registry).filter(|(bounds, number)| {
-                    let usage = registry_usage(&index, *number);
+                    let usage = registry_usage(&index, *number, &space);
                     is_short(bounds, usage)
                 });
                 if let Some((_, number)) = full {
-                    Scope::Registry(number)
+                    (Scope::Registry(number), index.is_whole())
                 } else if is_short(&bounds, usage) {
-                    Scope::Store
+                    (Scope::Store, index.is_whole())
                 } else {
                     index.reserve(room.registry, more);
                     room.bytes += more;
@@ -182,7 +178,7 @@ impl FsStore {
             };
             if !self.evict(scope, |bounds, usage| bounds.shortage_with_margin(usage, more)) {
                 return Err(match (scope, source) {
-                    (Scope::Registry(_), Some(source)) => registry_is_full(source),
+                    (Scope::Registry(_), Some(source)) => registry_is_full(source, is_whole),
                     _ => Errno::NOSPC.into(),
                 });
             }
@@ -206,7 +202,45 @@ impl FsStore {
     }
 }
 
-fn registry_is_full(registry: &Namespace) -> io::Error {
+/// Returns the bytes of a registry. Before the scan has ended, all used space may be its content.
+pub(super) fn registry_usage(index: &Index, number: RegistryNumber, space: &Space) -> Usage {
+    let usage = index.usage_of(number);
+    let content = if index.is_whole() {
+        usage.bytes
+    } else {
+        unscanned_bytes(space)
+    };
+    Usage::of_registry(content.saturating_add(usage.reserved))
+}
+
+/// Returns the bytes that no eviction for the bound of the registry may remove. Content of several
+/// registries never leaves for the bound of one, and nothing leaves before the scan has ended.
+fn fixed_bytes(index: &Index, number: RegistryNumber, space: &Space) -> u64 {
+    let usage = index.usage_of(number);
+    let content = if index.is_whole() {
+        usage.bytes - usage.bytes_alone
+    } else {
+        unscanned_bytes(space)
+    };
+    content.saturating_add(usage.reserved)
+}
+
+/// Returns the most bytes that a registry can have before the scan has ended. A file system that does
+/// not report its size may hold any number of bytes.
+fn unscanned_bytes(space: &Space) -> u64 {
+    match space.bytes {
+        0 => u64::MAX,
+        _ => space.used_bytes,
+    }
+}
+
+/// `is_scanned` is false before the scan has ended.
+fn registry_is_full(registry: &Namespace, is_scanned: bool) -> io::Error {
+    if !is_scanned {
+        let why =
+            format!("the size of the content of {registry} is unknown until the scan at start has ended");
+        return io::Error::new(io::ErrorKind::ResourceBusy, why);
+    }
     io::Error::new(
         io::ErrorKind::QuotaExceeded,
         format!("the content of {registry} fills its cache_max_size, and none of it may be evicted"),

@@ -209,6 +209,35 @@ fn full_registry_evicts_its_oldest_content_and_no_older_content_of_others() {
 }
 
 #[test]
+fn bounded_registry_stores_nothing_before_the_scan_has_found_its_content() {
+    let scratch = Scratch::new();
+    drop(with_old(&scratch, &[("old", BOUNDED), ("new", BOUNDED)], 0, 0));
+    let store = open_unscanned(&scratch, 2 * MIB + MIB / 2, 0);
+    let error = store_blob(&store, "another", BOUNDED).unwrap_err();
+    assert!(error.is_about_scan() && error.is_about_size(), "{error}");
+    // The size of this body becomes known with its bytes.
+    let from = namespace(BOUNDED);
+    let mut ingest = store.ingest(&key("another"), Some(&from), None).unwrap();
+    let error = store.reserve(&mut ingest, MIB).unwrap_err();
+    assert!(error.is_about_scan(), "{error}");
+    drop(ingest);
+    store_blob(&store, "other", OTHER).unwrap();
+    store.scan();
+    store_blob(&store, "another", BOUNDED).unwrap();
+    let has = |name| has(&store, name);
+    assert_eq!(["old", "new", "another"].map(has), [false, true, true]);
+    assert_eq!(content_of(&store, BOUNDED).bytes, 2 * MIB);
+}
+
+#[test]
+fn registry_stores_before_the_scan_if_all_used_space_fits_into_its_bound() {
+    let scratch = Scratch::new();
+    let store = open_unscanned(&scratch, u64::MAX / 2, 0);
+    store_blob(&store, "blob", BOUNDED).unwrap();
+    assert!(has(&store, "blob"));
+}
+
+#[test]
 fn maintenance_shrinks_a_registry_to_its_bound() {
     let scratch = Scratch::new();
     let blobs = [
