@@ -308,6 +308,28 @@ fn configurations_of_other_systems_work_unchanged() {
     }
 }
 
+#[test]
+fn bound_in_defaults_applies_to_each_registry_without_a_bound_of_its_own() {
+    let bounds = |yaml: &str| {
+        let config = Machine::with_file(yaml).config();
+        let bound = |name: &str| {
+            let name = name.parse().unwrap();
+            config.registries.settings(&name).0.cache_max_size
+        };
+        let names = ["own.example", "auto.example", "bare.example", "unlisted.example"];
+        (names.map(bound), config.cache_max_size)
+    };
+    let entries = "registries:\n  own.example: {cache_max_size: 2g}\n  auto.example: {cache_max_size: auto}\n  bare.example: {}\n";
+    let gib = |count: u64| Some(SizeBound::Bytes(count << 30));
+    assert_eq!(
+        bounds(&format!(
+            "cache_max_size: 9g\ndefaults: {{cache_max_size: 1g}}\n{entries}"
+        )),
+        ([gib(2), None, gib(1), gib(1)], gib(9))
+    );
+    assert_eq!(bounds(entries), ([gib(2), None, None, None], None));
+}
+
 fn settings(config: &Config, name: &str) -> RegistrySettings {
     let (settings, named) = config.registries.settings(&name.parse().unwrap());
     assert_eq!(named, Named::Exactly, "{name}");
@@ -405,10 +427,13 @@ fn oci_proxy_file_is_read() {
         matches!(&nvidia.proxy, Proxy::Url(proxy) if proxy.credentials.is_some()),
         "{nvidia:?}"
     );
-    assert_eq!(
-        settings(&config, "another.registry.com"),
-        RegistrySettings::default()
-    );
+    // The bound of `defaults` is a bound of each registry, and not of the store.
+    let bounded = RegistrySettings {
+        cache_max_size: Some(SizeBound::Bytes(1 << 30)),
+        ..RegistrySettings::default()
+    };
+    assert_eq!(settings(&config, "another.registry.com"), bounded);
+    assert_eq!(config.cache_max_size, None);
     assert!(settings(&config, "localhost:5000").insecure);
     let shared: Vec<String> = config
         .registries

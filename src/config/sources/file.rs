@@ -132,7 +132,7 @@ impl Reader<'_> {
         if let Some(field) = fields.take("defaults") {
             let mut fields = self.fields(&field.path, field.node, DEFAULTS);
             file.defaults = self.partial_registry(&mut fields);
-            self.store_defaults(&mut fields, &mut file.settings);
+            self.store_directory(&mut fields, &mut file.settings);
         }
         if let Some(field) = fields.take("registries") {
             file.registries = self.registries(&field.path, field.node);
@@ -234,17 +234,14 @@ impl Reader<'_> {
         self.give(Setting::LoadPlatforms, first.map(|_| text), &path, settings);
     }
 
-    /// Reads the settings of the store in `defaults`, the place of oci-proxy.
-    fn store_defaults(&mut self, fields: &mut Fields, settings: &mut Layer) {
-        for (key, setting) in [
-            ("cache_dir", Setting::FsRoot),
-            ("cache_max_size", Setting::CacheMaxSize),
-        ] {
-            let Some(field) = fields.take(key) else { continue };
-            let path = field.path.clone();
-            if let Some(spanned) = self.text(field) {
-                self.give(setting, spanned, &path, settings);
-            }
+    /// Reads the directory of the store in `defaults`, the place of oci-proxy.
+    fn store_directory(&mut self, fields: &mut Fields, settings: &mut Layer) {
+        let Some(field) = fields.take("cache_dir") else {
+            return;
+        };
+        let path = field.path.clone();
+        if let Some(spanned) = self.text(field) {
+            self.give(Setting::FsRoot, spanned, &path, settings);
         }
     }
 }

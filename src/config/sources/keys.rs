@@ -415,17 +415,12 @@ const REGISTRY_KEYS: &[KeySpec] = &[
         One(Kind::Path),
         "directory of the store; the same as fs_root",
     )),
-    all_only(key(
-        "cache_max_size",
-        One(Kind::SizeOrAuto),
-        "size of the store; the same as at the top",
-    )),
     entry_only(absent("cache_dir", Loss::Less, "a store of its own")),
-    entry_only(key(
+    key(
         "cache_max_size",
         One(Kind::SizeOrAuto),
         "size of the registry's content in the local store; auto or 0: only the bounds of the store count",
-    )),
+    ),
 ];
 
 pub(super) const MIRROR: Table = Table::of(&[

@@ -59,8 +59,7 @@ impl PartialRegistry {
             tag_rules: self.tag_rules.or_else(|| defaults.tag_rules.clone()),
             platforms: self.platforms.or_else(|| defaults.platforms.clone()),
             max_concurrency: self.max_concurrency.or_else(|| defaults.max_concurrency.clone()),
-            // `defaults` has the bound of the store under this key.
-            cache_max_size: self.cache_max_size,
+            cache_max_size: self.cache_max_size.or_else(|| defaults.cache_max_size.clone()),
         }
     }
 

@@ -59,7 +59,6 @@ impl Reader<'_> {
         let mut fields = self.fields(path, node, REGISTRY);
         let inner = fields.take("name");
         let mut partial = self.partial_registry(&mut fields);
-        partial.cache_max_size = self.parsed(fields.take("cache_max_size"), |text| SIZE_OR_AUTO.read(text));
         let allow = self.allow_here(fields.take("allow"));
         let (text, path) = self.entry_name(path, line, key, inner)?;
         let name = self.unique_name(&text, &path, names)?;
@@ -147,7 +146,7 @@ impl Reader<'_> {
             tag_rules: self.tag_rules(fields.take("tag_rules")),
             platforms: self.list(fields.take("platforms"), parse_platform),
             max_concurrency: self.parsed(fields.take("max_concurrency"), parse_concurrency),
-            cache_max_size: None,
+            cache_max_size: self.parsed(fields.take("cache_max_size"), |text| SIZE_OR_AUTO.read(text)),
         }
     }
 
