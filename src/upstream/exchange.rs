@@ -332,6 +332,7 @@ pub(super) async fn conclude(
     };
     let mut head = std::mem::take(head);
     headers::strip_hop_by_hop(&mut head);
+    let endpoint = host.clone();
     let body = if outgoing.method == http::Method::HEAD {
         UpstreamBody::empty(host)
     } else {
@@ -345,6 +346,7 @@ pub(super) async fn conclude(
         content_range,
         public: false,
         mirror: None,
+        endpoint,
         body,
     })
 }

@@ -425,7 +425,9 @@ impl Shared {
             let within = self.options.deadlines.resolve_to_revalidate();
             exchange::look_up(authenticated.endpoint, authenticated.endpoint.origin(), within).await?;
         }
-        self.fetch_from_endpoint(authenticated, outgoing).await
+        let response = self.fetch_from_endpoint(authenticated, outgoing).await?;
+        let endpoint = error::host_of(authenticated.endpoint.origin());
+        Ok(UpstreamResponse { endpoint, ..response })
     }
 
     fn outgoing_request(&self, entry: &RegistryEntry, request: &UpstreamRequest) -> OutgoingRequest {

@@ -32,6 +32,8 @@ pub struct UpstreamResponse {
     pub public: bool,
     /// The base URL of the answering mirror; `None` for the registry itself.
     pub mirror: Option<Arc<str>>,
+    /// `host` or `host:port` of the answering mirror or registry, before redirects.
+    pub endpoint: Arc<str>,
     pub body: UpstreamBody,
 }
 

@@ -74,6 +74,8 @@ pub struct Head {
 
 struct FillState {
     head: Option<Arc<Head>>,
+    /// The host of the mirror or registry that sends the body. `None` for the bucket.
+    endpoint: Option<Arc<str>>,
     /// The newest received bytes. `window.end()` is the number of received bytes.
     window: Window,
     /// The hasher of a large body. `None` while a job hashes.
@@ -132,6 +134,7 @@ impl Fill {
             began: monotonic_millis(),
             state: Mutex::new(FillState {
                 head: None,
+                endpoint: None,
                 window: Window::default(),
                 hasher: None,
                 hashed: 0,

@@ -55,6 +55,8 @@ enum ActiveSource {
         body: UpstreamBody,
         /// The mirror that sends the body; `None` for the registry itself.
         mirror: Option<Arc<str>>,
+        /// The host of the mirror or the registry.
+        endpoint: Arc<str>,
         /// Bytes to skip because an earlier body already delivered them.
         skip: u64,
     },
@@ -95,6 +97,7 @@ impl BlobSource {
             active: ActiveSource::Upstream {
                 body: response.body,
                 mirror: response.mirror,
+                endpoint: response.endpoint,
                 skip: 0,
             },
             offset: 0,
@@ -135,6 +138,14 @@ impl BlobSource {
             used_upstream: false,
             mirrors_used: Vec::new(),
         })
+    }
+
+    /// Returns the host of the mirror or registry that sends the body. `None` for the bucket.
+    pub fn endpoint(&self) -> Option<&Arc<str>> {
+        match &self.active {
+            ActiveSource::Bucket { .. } => None,
+            ActiveSource::Upstream { endpoint, .. } => Some(endpoint),
+        }
     }
 
     /// Returns whether the bucket delivered all bytes.
@@ -313,6 +324,7 @@ impl BlobSource {
         self.active = ActiveSource::Upstream {
             body: response.body,
             mirror: response.mirror,
+            endpoint: response.endpoint,
             skip,
         };
         Ok(Ok(()))

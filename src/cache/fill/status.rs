@@ -15,6 +15,9 @@ pub struct FillStatus {
     pub digest: String,
     /// `upstream`, or `bucket` if the bucket is the first source.
     pub source: &'static str,
+    /// `host` or `host:port` of the mirror or registry that sends the body, before redirects. `None`
+    /// before the head has arrived, and while the bucket sends the body.
+    pub upstream: Option<String>,
     /// Bytes of the body that have arrived.
     pub bytes: u64,
     /// Bytes of the whole body. `None` before the head has arrived, and if the head has no length.
@@ -57,6 +60,7 @@ impl Fill {
                 Some(_) => "bucket",
                 None => "upstream",
             },
+            upstream: state.endpoint.as_ref().map(ToString::to_string),
             bytes: state.window.end(),
             bytes_total: state.head.as_ref().and_then(|head| head.size),
             followers: state.followers.len() + state.wanted,

@@ -260,6 +260,7 @@ async fn receive(fill: &Arc<Fill>, shared: &Arc<Shared>) -> Result<(Verified, bo
     let mut restarts = 0;
     loop {
         let (mut source, head) = begin(fill, shared).await.map_err(Failure::NotBegun)?;
+        fill.lock().endpoint = source.endpoint().cloned();
         let error = match receive_from(fill, shared, &mut source, head).await {
             Ok(verified) => return Ok((verified, source.is_from_bucket_alone())),
             Err(error) => error,
@@ -312,6 +313,10 @@ async fn receive_from(
         fill.change(|state| {
             state.window.push(chunk);
             state.trim();
+            // A body that breaks off continues at another endpoint.
+            if state.endpoint.as_ref() != source.endpoint() {
+                state.endpoint = source.endpoint().cloned();
+            }
         });
         body_hasher::push(fill);
         disk_writer::push(fill, shared);

@@ -35,17 +35,22 @@ pub fn start(upstream: &Registry) -> Cache {
 
 /// Starts a cache with further variables.
 pub fn start_with(upstream: &Registry, variables: &[(&str, &str)]) -> Cache {
+    let set = |options: Options, (name, value): &(&str, &str)| options.env(name, value);
+    start_options(variables.iter().fold(Server::options(upstream), set))
+}
+
+/// Starts a cache with further options.
+pub fn start_options(options: Options) -> Cache {
     let dir = TempDir::new();
     let tokens = dir.path.join("tokens");
     let lines = ["read", "operate", "admin"].map(|role| token_line(role, role));
     write_private(&tokens, &lines.concat());
-    let options = Server::options(upstream)
+    let server = options
         .env("STORAGE_BACKEND", "fs")
         .env("ADMIN_ADDR", "127.0.0.1:0")
         .env("HEALTH_ADDR", "127.0.0.1:0")
-        .env("ADMIN_TOKENS_FILE", tokens.display());
-    let set = |options: Options, (name, value): &(&str, &str)| options.env(name, value);
-    let server = variables.iter().fold(options, set).start();
+        .env("ADMIN_TOKENS_FILE", tokens.display())
+        .start();
     server.wait_stderr("store scanned");
     Cache {
         server,

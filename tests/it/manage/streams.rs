@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::admin::{Cache, send, start};
+use super::admin::{Cache, send, start, start_options};
 use super::pull;
 use crate::harness::image::Flavor;
 use crate::harness::*;
@@ -163,6 +163,7 @@ fn fills_have_their_bytes_and_followers_until_their_end() {
             ("repository", "org/app".into()),
             ("digest", (&*digest).into()),
             ("source", "upstream".into()),
+            ("upstream", upstream.addr().to_string().into()),
             ("bytesTotal", size.into()),
         ] {
             assert_eq!(fill[member], expected, "{member}");
@@ -174,6 +175,32 @@ fn fills_have_their_bytes_and_followers_until_their_end() {
     });
     eventually("the fill has ended", || {
         cache.json("GET /api/v1/fills")["fills"] == serde_json::json!([])
+    });
+}
+
+#[test]
+fn fill_names_the_mirror_that_sends_the_body() {
+    const MIRRORED: &str = "mirrored.test";
+    let (registry, mirror) = (Registry::new(), Registry::new());
+    let keys = format!("mirrors: [\"http://{}\"]", mirror.addr());
+    let options = Server::options(&registry).registry_with(MIRRORED, registry.addr(), &keys);
+    let cache = start_options(options);
+    let size = 4 * MIB;
+    let blob = PseudoRandom::new(fresh_seed(), size);
+    let digest = mirror.blob(blob.clone());
+    let gate = Gate::new();
+    mirror.on(On::path(&digest).get(), Reply::new().hold_at(size / 2, &gate));
+    let path = format!("/v2/{MIRRORED}/org/app/blobs/{digest}");
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| cache.server.client().get(&path));
+        gate.wait_arrived(1);
+        eventually("the fill names the mirror", || {
+            let fills = cache.json("GET /api/v1/fills");
+            let fill = &fills["fills"][0];
+            fill["upstream"] == mirror.addr().to_string() && fill["registry"] == MIRRORED
+        });
+        gate.open();
+        assert_eq!(client.join().expect("a client").status, 200);
     });
 }
 
