@@ -12,6 +12,7 @@ use crate::cache::TagPolicy;
 use crate::config::{self, Environment, Layer};
 use crate::manage::{Explanation, PullSettings, explain_stored};
 use crate::oci::ImageName;
+use crate::store::RankedBound;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct ExplainArgs {
@@ -101,7 +102,14 @@ fn text(explanation: &Explanation) -> String {
     }
     if let Some(rank) = &explanation.eviction {
         let (objects, bytes) = (rank.objects_before, rank.bytes_before);
-        line("eviction", &format!("after {objects} objects with {bytes} bytes"));
+        let scope = match rank.bound {
+            RankedBound::Store => "",
+            RankedBound::Registry => " of the registry",
+        };
+        line(
+            "eviction",
+            &format!("after {objects} objects{scope} with {bytes} bytes"),
+        );
     }
     for finding in &explanation.findings {
         let cause = serde_json::to_value(finding.cause).expect("a cause is a word");

@@ -102,6 +102,18 @@ impl Bounds {
         }
     }
 
+    /// Returns the bytes that the store may still take without an eviction.
+    pub fn room(&self, usage: &Usage) -> u64 {
+        let by_size = self
+            .size_max
+            .map_or(u64::MAX, |max| max.saturating_sub(usage.bytes));
+        let by_space = match usage.space.bytes {
+            0 => u64::MAX,
+            _ => usage.space.free_bytes.saturating_sub(self.free_min),
+        };
+        by_size.min(by_space)
+    }
+
     /// Returns the shortage for `more` bytes with some room ahead, so that the next steps of ingests
     /// need no choice of victims.
     pub fn shortage_with_margin(&self, usage: &Usage, more: u64) -> Shortage {

@@ -8,6 +8,7 @@ use crate::cache::TagTerms;
 use crate::config::Access;
 use crate::limits::EVICTION_AGE_MIN;
 use crate::oci::{ImageName, Tag};
+use crate::store::RankedBound;
 use crate::upstream::{AvailabilityState, RegistryStatus};
 
 impl Explanation {
@@ -134,10 +135,12 @@ impl Explanation {
         let is_young = circumstances.now_ms / 1000 < stored + EVICTION_AGE_MIN.as_secs();
         if !listed.pinned && !is_young {
             let before = self.eviction.map_or_else(String::new, |rank| {
-                format!(
-                    "; evictions remove {} bytes of other content first",
-                    rank.bytes_before
-                )
+                let bound = match rank.bound {
+                    RankedBound::Store => "",
+                    RankedBound::Registry => " for the bound of the registry",
+                };
+                let bytes = rank.bytes_before;
+                format!("; evictions{bound} remove {bytes} bytes of other content first")
             });
             let text = format!(
                 "without a pin, the image may be evicted; its last use was {idle} s ago{before}; `pin` keeps it"

@@ -201,7 +201,7 @@ pub fn explain_stored(
         pointer: pointer.as_ref(),
         images: &images,
         store: &store.stats(),
-        eviction: store.eviction_rank(&digests(&images)),
+        eviction: store.eviction_rank(&name.origin.namespace, &digests(&images)),
         now_ms: unix_millis(),
     };
     Ok(explain(&name, &circumstances))

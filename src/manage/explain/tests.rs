@@ -9,6 +9,7 @@ use crate::config::{Allow, AllowRule, RegistryConfig};
 use crate::manage::details::{BlobDetails, ManifestDetails};
 use crate::manage::{Image, ImageKind, ListedImage};
 use crate::oci::{Algorithm, Digest};
+use crate::store::RankedBound;
 use crate::upstream::{AvailabilityState, Budget};
 
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -360,12 +361,13 @@ fn each_cause_is_found_with_the_result_of_the_next_pull() {
                 eviction: Some(EvictionRank {
                     objects_before: 3,
                     bytes_before: 4_096,
+                    bound: RankedBound::Registry,
                 }),
                 ..hit()
             },
             Cause::EvictionCandidate,
             Hit,
-            "3600 s ago; evictions remove 4096 bytes of other content first",
+            "3600 s ago; evictions for the bound of the registry remove 4096 bytes of other content first",
         ),
     ];
     let mut seen = HashSet::new();

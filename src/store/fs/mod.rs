@@ -43,7 +43,7 @@ use crate::sync::Mutex;
 
 pub use damaged_pins::DamagedPin;
 pub use evicted::{Evicted, EvictionCounts};
-pub use eviction_rank::EvictionRank;
+pub use eviction_rank::{EvictionRank, RankedBound};
 pub use ingest::Ingest;
 pub use open::OpenError;
 pub use reader::{StoreReader, StoredManifest, StoredRepository, compare_repositories};

@@ -84,7 +84,7 @@ fn rank_of_content_counts_the_content_that_leaves_before() {
         store_blob(&store, content).unwrap();
     }
     let rank = |store: &FsStore, content: &[u8]| {
-        let rank = store.eviction_rank(&[*key(content).digest()]);
+        let rank = store.eviction_rank(&"r.example".parse().unwrap(), &[*key(content).digest()]);
         rank.map(|rank| (rank.objects_before, rank.bytes_before / MIB))
     };
     assert_eq!(rank(&store, &contents[0]), None, "new content stays");

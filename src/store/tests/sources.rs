@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{Scratch, sample};
 use crate::config::{Live, Registries, RegistryConfig, SizeBound, StoreBounds};
 use crate::oci::Namespace;
-use crate::store::{FsStore, Key, Meta, RegistryContent, Source, StoreError};
+use crate::store::{FsStore, Key, Meta, RankedBound, RegistryContent, Source, StoreError};
 
 const MIB: u64 = 1024 * 1024;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -335,4 +335,33 @@ fn changed_bound_of_a_registry_applies_to_the_next_check() {
     store.make_room(|| true);
     assert!(!has(&store, "old") && has(&store, "new"));
     assert_eq!(content_of(&store, BOUNDED).bytes_max, Some(MIB + MIB / 2));
+}
+
+#[test]
+fn rank_is_among_the_content_of_the_registry_if_its_bound_is_nearer() {
+    let scratch = Scratch::new();
+    let blobs = [
+        ("other", OTHER),
+        ("old", BOUNDED),
+        ("both", BOUNDED),
+        ("new", BOUNDED),
+    ];
+    let ranks = |of_registry, of_store| {
+        let store = with_old(&scratch, &blobs, of_registry, of_store);
+        let shared = sample::source(OTHER);
+        store.record_source(&key("both"), &shared, false).unwrap();
+        ["other", "old", "both", "new"].map(|name| {
+            let from = if name == "other" { OTHER } else { BOUNDED };
+            let rank = store.eviction_rank(&namespace(from), &[*key(name).digest()]);
+            rank.map(|rank| (rank.bound, rank.objects_before, rank.bytes_before / MIB))
+        })
+    };
+    let of_store = |number| Some((RankedBound::Store, number, number));
+    let of_registry = |number| Some((RankedBound::Registry, number, number));
+    // Content of both registries leaves for the bound of the store only.
+    let expected = [of_store(0), of_registry(0), of_store(2), of_registry(1)];
+    assert_eq!(ranks(4 * MIB, 0), expected);
+    let expected = [of_store(0), of_store(1), of_store(2), of_store(3)];
+    assert_eq!(ranks(0, 0), expected);
+    assert_eq!(ranks(64 * MIB, 5 * MIB), expected);
 }
