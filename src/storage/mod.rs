@@ -129,22 +129,24 @@ impl Storage {
     ) -> Result<Self, StorageError> {
         let fs = |root| {
             let store = FsStore::open_within(bounds, root)?;
-            Ok::<_, OpenError>(Arc::new(store.with_registries(registries)))
+            Ok::<_, OpenError>(store.with_registries(registries))
         };
         let bucket = |settings: &crate::config::S3Settings| {
             let store = helper.wait(S3Store::open(settings))?;
             Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
         };
         let tiers = match config {
-            StorageConfig::Fs { root, .. } => Tiers::Local(fs(root)?),
+            StorageConfig::Fs { root, .. } => Tiers::Local(Arc::new(fs(root)?)),
             StorageConfig::S3 { s3, spool } => Tiers::Bucket {
                 spool: SpoolDir::open(spool, SPOOL_BYTES_MAX)?,
                 bucket: bucket(s3)?,
             },
-            StorageConfig::Tiered { root, s3, .. } => Tiers::Both {
-                fs: fs(root)?,
-                bucket: bucket(s3)?,
-            },
+            StorageConfig::Tiered { root, s3, .. } => {
+                let fs = fs(root)?;
+                let bucket = bucket(s3)?;
+                let fs = Arc::new(fs.with_bucket(&bucket.store().identity()));
+                Tiers::Both { fs, bucket }
+            }
         };
         Ok(Self::new(tiers, verify_on_open, parties, helper, memory))
     }

@@ -53,8 +53,8 @@ impl Storage {
         }
     }
 
-    /// Records for evictions whether the bucket has an entry of the local store. The record ends with
-    /// the process. The next use of an entry of an earlier process checks the bucket.
+    /// Records for evictions whether the bucket has an entry of the local store. The next use of an entry
+    /// of an earlier process checks the bucket.
     pub(super) async fn set_in_bucket(&self, key: &Key, is_in_bucket: bool) {
         if let Some(store) = self.local().cloned() {
             let key = key.clone();

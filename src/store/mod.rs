@@ -35,9 +35,9 @@ mod upload_holds;
 
 pub use eviction::Minute;
 pub use fs::{
-    Damage, DamagedPin, Evicted, EvictionCounts, EvictionRank, FsStore, Ingest, OpenError, RankedBound,
-    ReadPages, RegistryContent, Removed, SaveCursor, ScanReport, ScrubRecord, SelectedRemoval, StoreReader,
-    StoreStats, StoredBlob, StoredManifest, StoredRepository, Verification, VerifyOptions,
+    BucketIdentity, Damage, DamagedPin, Evicted, EvictionCounts, EvictionRank, FsStore, Ingest, OpenError,
+    RankedBound, ReadPages, RegistryContent, Removed, SaveCursor, ScanReport, ScrubRecord, SelectedRemoval,
+    StoreReader, StoreStats, StoredBlob, StoredManifest, StoredRepository, Verification, VerifyOptions,
     compare_repositories,
 };
 pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};

@@ -49,15 +49,15 @@ fn helper() -> Helper {
 
 impl Tiered {
     async fn open_in(&self, dir: &Path) -> Machine {
+        let bucket = Bucket::new(self.engine.open().await.unwrap(), false);
         let fs = loop {
             match FsStore::open(dir) {
-                Ok(fs) => break Arc::new(fs),
+                Ok(fs) => break Arc::new(fs.with_bucket(&bucket.store().identity())),
                 // The previous store is still ending its work.
                 Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => panic!("{error}"),
             }
         };
-        let bucket = Bucket::new(self.engine.open().await.unwrap(), false);
         let parties = Parties::new(Live::new(Registries::default()));
         let memory = MemoryBudget::new(1 << 30, 1);
         Machine(Storage::new(
@@ -401,8 +401,10 @@ async fn entry_is_held_until_its_upload_and_known_to_be_in_the_bucket_afterwards
     assert!(!store.fs().is_held_for_upload(&key) && store.fs().is_in_bucket(&key));
     drop(store);
 
-    // The next use after a restart checks the bucket.
+    // The scan after a restart finds the marks, and no request reaches the bucket.
     let store = place.open().await;
+    let keeps_marks = store.fs().keeps_copy_marks();
+    let requests = place.engine.requests("");
     blocking({
         let fs = store.fs();
         move || fs.scan()
@@ -410,7 +412,10 @@ async fn entry_is_held_until_its_upload_and_known_to_be_in_the_bucket_afterwards
     .await
     .unwrap();
     let uploaded = blob(&content(1_000, 41));
-    assert!(!store.fs().is_in_bucket(&uploaded));
+    let known = [&uploaded, &key].map(|key| store.fs().is_in_bucket(key));
+    assert_eq!(known, [keeps_marks; 2]);
+    assert_eq!(place.engine.requests(""), requests);
+    // The next use checks the bucket.
     expect(&store, &uploaded, &content(1_000, 41)).await;
     assert!(store.fs().is_in_bucket(&uploaded));
 }

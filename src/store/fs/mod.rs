@@ -1,6 +1,7 @@
 //! The store on a local file system. `docs/reference/storage-format.md` describes the files.
 
 mod commit;
+mod copy_mark;
 mod damaged_pins;
 mod evict;
 mod evicted;
@@ -41,6 +42,7 @@ use super::{StoreError, layout, space};
 use crate::config::{Live, RegistryName, StoreBounds};
 use crate::sync::Mutex;
 
+pub use copy_mark::BucketIdentity;
 pub use damaged_pins::DamagedPin;
 pub use evicted::{Evicted, EvictionCounts};
 pub use eviction_rank::{EvictionRank, RankedBound};
@@ -78,6 +80,9 @@ pub struct FsStore {
     evictions: evicted::EvictionTotals,
     removals: Removals,
     upload_holds: UploadHolds,
+    /// The marks of copies in the bucket behind the directory. `None` without such a bucket, and on a
+    /// file system that keeps no marks.
+    copy_marks: Option<copy_mark::CopyMarks>,
     /// Locked before `index`.
     pins: Mutex<Pins>,
     damage_watch: damaged_pins::DamageWatch,

@@ -113,6 +113,7 @@ impl FsStore {
             evictions: Default::default(),
             removals: Removals::default(),
             upload_holds: UploadHolds::default(),
+            copy_marks: None,
             pins: Mutex::new(super::pins::read(root)),
             damage_watch: super::damaged_pins::DamageWatch::default(),
             verifications: VerificationCounts::new(super::scrub_record::read(root).completed_at),

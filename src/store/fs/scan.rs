@@ -188,9 +188,13 @@ impl FsStore {
                 data.ok().flatten().and_then(|data| links(key, &data))
             }
         };
+        let is_in_bucket = self.is_marked_as_copied(key);
         let mut index = self.index.lock();
         index.insert_found(key, facts, links.as_ref());
         index.add_sources(key, sources);
+        if is_in_bucket {
+            index.set_in_bucket(key, true);
+        }
     }
 
     /// Scans a file of a directory with content.

@@ -10,12 +10,6 @@ impl FsStore {
         self.upload_holds.hold(key.digest().prefix())
     }
 
-    /// Records whether the bucket has the entry `key`, for evictions until the end of the process.
-    /// Waits for the index, so for blocking threads.
-    pub fn set_in_bucket(&self, key: &Key, is_in_bucket: bool) {
-        self.index.lock().set_in_bucket(key, is_in_bucket);
-    }
-
     #[cfg(test)]
     pub fn is_held_for_upload(&self, key: &Key) -> bool {
         self.upload_holds.contains(key.digest().prefix())

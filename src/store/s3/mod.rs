@@ -31,7 +31,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::claims::Claims;
-use super::{Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
+use super::{BucketIdentity, Key, Meta, RecordName, ReferrersRecord, Source, TagPointer, Verified, layout};
 use crate::config::S3Settings;
 use crate::limits::S3_PRESIGNED_TTL_MAX;
 use crate::oci::{Namespace, Repository, Tag};
@@ -82,6 +82,15 @@ pub enum Content {
 }
 
 impl S3Store {
+    /// Returns the bucket, for the marks of a directory in front of the bucket.
+    pub fn identity(&self) -> BucketIdentity {
+        BucketIdentity {
+            name: self.0.bucket.clone(),
+            prefix: self.0.prefix.clone(),
+            lifecycle_days: self.0.lifecycle_days,
+        }
+    }
+
     /// Opens the bucket and runs a self-test. An unreachable engine does not stop the start. The
     /// failure is logged, and the store becomes available with the engine's first response.
     ///

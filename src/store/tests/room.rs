@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::sample;
 use super::{Scratch, files_below};
 use crate::config::{SizeBound, StoreBounds};
-use crate::store::{FsStore, Key, StoreError, Unseen};
+use crate::store::{BucketIdentity, FsStore, Key, StoreError, Unseen};
 
 const MIB: u64 = 1024 * 1024;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -290,6 +290,52 @@ fn blob_that_the_bucket_has_is_evicted_before_an_older_blob() {
     // A new entry under the same key is not known to be in the bucket.
     store_blob(&store, &blob("middle")).unwrap();
     assert!(!store.is_in_bucket(&key(&blob("middle"))));
+}
+
+/// Returns a bucket whose objects end after `lifecycle_days`, 0 for never.
+fn bucket(name: &str, lifecycle_days: u32) -> BucketIdentity {
+    BucketIdentity {
+        name: name.into(),
+        prefix: "a/".into(),
+        lifecycle_days,
+    }
+}
+
+#[test]
+fn copies_in_the_bucket_are_known_after_a_restart_in_front_of_the_same_bucket() {
+    let scratch = Scratch::new();
+    let open_in_front_of = |bucket: &BucketIdentity| {
+        let store = FsStore::open(&scratch.0).unwrap().with_bucket(bucket);
+        store.scan();
+        store
+    };
+    let names = ["copied", "lost", "local"];
+    let known = |bucket: &BucketIdentity| {
+        let store = open_in_front_of(bucket);
+        names.map(|name| store.is_in_bucket(&key(&blob(name))))
+    };
+    let (own, other) = (bucket("bucket", 0), bucket("other", 0));
+    let store = open_in_front_of(&own);
+    if !store.keeps_copy_marks() {
+        return;
+    }
+    for name in names {
+        store_blob(&store, &blob(name)).unwrap();
+    }
+    let set = |name: &str, is_in_bucket| store.set_in_bucket(&key(&blob(name)), is_in_bucket);
+    set("copied", true);
+    set("lost", true);
+    set("lost", false);
+    drop(store);
+    assert_eq!(known(&own), [true, false, false]);
+    assert_eq!(known(&other), [false; 3]);
+    // The mark is younger than the lifecycle.
+    assert_eq!(known(&bucket("bucket", 1)), [true, false, false]);
+    assert!(
+        files_below(&scratch.0)
+            .iter()
+            .all(|name| !name.contains("bucket"))
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Caches: the policy of this project, and others to compare it with.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::trace::{Request, Trace};
+use super::trace::{DAY, Request, Trace};
 use crate::store::eviction::{Kind, Minute, Need, Object, Objects, choose};
 
 pub trait Cache {
@@ -10,6 +10,11 @@ pub trait Cache {
     fn serve(&mut self, request: Request) -> bool;
 
     fn holds(&self, object: u32) -> bool;
+
+    /// Returns whether the bucket behind the cache had the object that was just requested and not held.
+    fn was_in_bucket(&self) -> bool {
+        false
+    }
 
     /// Returns the objects that left since the last call.
     fn evicted(&mut self) -> Vec<u32>;
@@ -27,6 +32,15 @@ pub struct ImageCache<'a> {
     held: Held<'a>,
     free: Vec<u32>,
     evicted: Vec<u32>,
+    bucket: Option<Bucket>,
+}
+
+/// A bucket behind the cache that takes uploads on each second day only.
+#[derive(Default)]
+struct Bucket {
+    /// The uploaded objects of the trace.
+    uploaded: HashSet<u32>,
+    was_read: bool,
 }
 
 /// The held objects, by number.
@@ -37,6 +51,8 @@ struct Held<'a> {
     numbers: Vec<u32>,
     /// The object that each tag names.
     tags: Vec<u32>,
+    /// Whether the policy sees no copies in the bucket.
+    hides_copies: bool,
 }
 
 impl Objects for Held<'_> {
@@ -45,7 +61,10 @@ impl Objects for Held<'_> {
     }
 
     fn get(&self, number: u32) -> Option<Object> {
-        self.objects[number as usize].map(|(object, _)| object)
+        self.objects[number as usize].map(|(object, _)| Object {
+            is_in_bucket: object.is_in_bucket && !self.hides_copies,
+            ..object
+        })
     }
 
     fn for_each_named(&self, number: u32, mut visit: impl FnMut(u32)) {
@@ -81,10 +100,19 @@ impl<'a> ImageCache<'a> {
                 objects: Vec::new(),
                 numbers: vec![UNUSED; trace.bytes.len()],
                 tags: vec![UNUSED; trace.bytes.len()],
+                hides_copies: false,
             },
             free: Vec::new(),
             evicted: Vec::new(),
+            bucket: None,
         }
+    }
+
+    /// Puts the cache in front of a bucket. With `is_known`, the policy knows the copies.
+    pub fn before_bucket(mut self, is_known: bool) -> Self {
+        self.bucket = Some(Bucket::default());
+        self.held.hides_copies = !is_known;
+        self
     }
 
     /// The process restarts after each `minutes`.
@@ -102,6 +130,13 @@ impl<'a> ImageCache<'a> {
     }
 
     fn store(&mut self, id: u32, now: Minute) {
+        let is_in_bucket = self.bucket.as_mut().is_some_and(|bucket| {
+            bucket.was_read = bucket.uploaded.contains(&id);
+            if (now.0 / DAY).is_multiple_of(2) {
+                bucket.uploaded.insert(id);
+            }
+            bucket.uploaded.contains(&id)
+        });
         let object = Object {
             kind: self.trace.kinds[id as usize],
             bytes: self.trace.bytes[id as usize],
@@ -109,7 +144,7 @@ impl<'a> ImageCache<'a> {
             used: now,
             uses: 1,
             counted: now,
-            is_in_bucket: false,
+            is_in_bucket,
         };
         self.bytes += object.bytes;
         let number = self.free.pop().unwrap_or_else(|| {
@@ -162,6 +197,10 @@ impl Cache for ImageCache<'_> {
             object.used = now;
         }
         true
+    }
+
+    fn was_in_bucket(&self) -> bool {
+        self.bucket.as_ref().is_some_and(|bucket| bucket.was_read)
     }
 
     fn holds(&self, object: u32) -> bool {
