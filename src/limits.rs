@@ -677,6 +677,16 @@ pub const FIRST_HASH_RATE_MIN: u64 = 50 * 1024 * 1024;
 /// Images of a load, and of a list of images. A report has some 300 bytes for each.
 pub const LOAD_IMAGES_MAX: usize = 10_000;
 
+/// Tags of one repository that a load fetches by a range or a pattern, and such searches of a load: at
+/// most [`LOAD_IMAGES_MAX`] images.
+pub const LOAD_TAGS_MAX: usize = 1_000;
+pub const LOAD_TAG_SEARCHES_MAX: usize = 10;
+const _: () = assert!(LOAD_TAGS_MAX * LOAD_TAG_SEARCHES_MAX <= LOAD_IMAGES_MAX);
+
+/// Pages of tags that a search requests: 100,000 tags, or fewer from a registry with small pages. The
+/// largest repositories of Docker Hub have some 10,000 tags, with 100 on a page.
+pub const LOAD_TAG_PAGES_MAX: usize = 100;
+
 /// Images that a load pulls at once, and blobs of one image at once. Registries limit the rate of a
 /// connection, so 24 fetches use a fast link, and stay below [`BLOB_FETCHES_MAX`].
 pub const LOAD_CONCURRENCY_DEFAULT: usize = 4;

@@ -15,7 +15,7 @@ use crate::admin::{AdminClient, JobReport};
 use crate::app;
 use crate::config::{Config, Environment, Layer, Setting};
 use crate::manage::{
-    ImageList, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, aligned,
+    ImageList, ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, aligned,
     read_image_list,
 };
 use crate::oci::{ImageName, Platform};
@@ -100,6 +100,7 @@ impl LoadArgs {
         }
         let request = LoadRequest {
             images,
+            tags_of: Vec::new(),
             platforms: self.platforms(config, given.platforms)?,
             concurrency: self.concurrency,
             pull_timeout: Some(format!("{}ms", config.pull_timeout.as_millis())),
@@ -201,13 +202,23 @@ fn table(report: &LoadReport) -> String {
     let head = ["IMAGE", "PLATFORM", "STATE", "FETCHED", "ERROR"].map(str::to_owned);
     let mut rows = vec![head.to_vec()];
     rows.extend(report.images.iter().map(row));
+    let searches = report.tags.iter().map(search).collect::<String>();
     format!(
-        "{}{} held, {} failed, {:.1} MB fetched\n",
+        "{}{searches}{} held, {} failed, {:.1} MB fetched\n",
         aligned(&rows),
         report.held,
         report.failed,
         report.fetched_bytes as f64 / 1e6
     )
+}
+
+fn search(tags: &ListedTags) -> String {
+    let ListedTags {
+        pattern,
+        listed,
+        matching,
+    } = tags;
+    format!("{pattern} has {matching} of {listed} tags of the registry\n")
 }
 
 fn row(image: &LoadedImage) -> Vec<String> {

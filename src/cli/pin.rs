@@ -74,16 +74,17 @@ fn add(image: &str, args: &PinArgs, flags: Layer, environment: Environment<'_>) 
         return Ok(());
     }
     let images = images_of_pin(&StoreReader::open(root(&config)?).map_err(Failure::of)?, &pin);
-    if images.is_empty() {
-        return Err(Failure {
-            message: format!(
-                "the store has no image of the pin {pin}; load images of it, or pin a single image"
-            ),
-            code: ExitCode::from(EXIT_NOT_FOUND),
-        });
+    let tags_of: Vec<String> = pin
+        .repository_of_tags()
+        .map(|_| pin.as_str().to_owned())
+        .into_iter()
+        .collect();
+    if images.is_empty() && tags_of.is_empty() {
+        return Err(no_image(&pin, "the store has"));
     }
     let request = LoadRequest {
         images,
+        tags_of,
         platforms: pin.platforms().words(),
         concurrency: None,
         pull_timeout: Some(format!("{}ms", config.pull_timeout.as_millis())),
@@ -92,8 +93,18 @@ fn add(image: &str, args: &PinArgs, flags: Layer, environment: Environment<'_>) 
     let report = load_images(&config, &request, &mut line);
     line.clear();
     let report = report?;
+    if report.complete && report.images.is_empty() {
+        return Err(no_image(&pin, "the store and the registry have"));
+    }
     print_report(&report, format);
     outcome(&report)
+}
+
+fn no_image(pin: &Pin, places: &str) -> Failure {
+    Failure {
+        message: format!("{places} no image of the pin {pin}; load images of it, or pin a single image"),
+        code: ExitCode::from(EXIT_NOT_FOUND),
+    }
 }
 
 fn remove(image: &str, flags: Layer, environment: Environment<'_>) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ pub use explain::{Explanation, PullSettings, explain_stored};
 pub use image_list::{ImageList, ReadListError, read_image_list};
 pub use images::{Image, ImageKind, Listing, list};
 pub use load::{
-    LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, Loader, WantedImage,
+    ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, Loader, WantedImage,
 };
 pub use manifests::{ListedManifest, list_manifests};
 pub use page::{Cursor, ImagePage, ImageQuery, ListedImage, list_page};

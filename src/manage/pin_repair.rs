@@ -61,6 +61,7 @@ fn fetch(pins: Vec<DamagedPin>, loader: &Loader, settings: &LoadSettings, stoppe
     });
     let rule = LoadRule {
         images: wanted.collect(),
+        tags: Vec::new(),
         concurrency: LOAD_CONCURRENCY_DEFAULT,
         pull_timeout: settings.pull_timeout,
     };

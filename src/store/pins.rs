@@ -10,7 +10,7 @@ use semver::VersionReq;
 
 use crate::config::Glob;
 use crate::limits::PINS_MAX;
-use crate::oci::{Digest, ImageName, Namespace, Origin, Platforms, Reference};
+use crate::oci::{Digest, ImageName, Namespace, Origin, Platforms, Reference, Tag};
 
 /// The pattern of a pin, and the platforms that the pin holds.
 ///
@@ -126,6 +126,26 @@ impl Pin {
     /// Returns the pattern with its registry.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Returns the repository of a pin for some tags of one repository: by a range of versions, or by a
+    /// pattern of tags.
+    pub fn repository_of_tags(&self) -> Option<Origin> {
+        match &self.matcher {
+            Matcher::Exact(_) => None,
+            Matcher::Range(origin, _) => Some(origin.clone()),
+            Matcher::Glob(_) => {
+                let (repository, tag) = self.text.rsplit_once(':')?;
+                let is_tag = !tag.contains(['/', '@']);
+                let name: Option<ImageName> = repository.parse().ok().filter(|_| is_tag);
+                name.map(|name| name.origin)
+            }
+        }
+    }
+
+    /// Returns whether the pin holds the image `origin:tag`.
+    pub fn holds_tag(&self, origin: &Origin, tag: &Tag) -> bool {
+        self.holds(origin, Some(tag.as_str()), None)
     }
 
     fn holds(&self, origin: &Origin, tag: Option<&str>, digest: Option<&Digest>) -> bool {

@@ -3,6 +3,7 @@
 mod image;
 mod report;
 mod request;
+mod tags;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -19,8 +20,8 @@ use crate::config::Live;
 use crate::limits::LOAD_STOP_CHECK_INTERVAL;
 use crate::runtime::core;
 
-pub use report::{LoadReport, LoadState, LoadedImage};
-pub use request::{LoadRequest, LoadRule, WantedImage};
+pub use report::{ListedTags, LoadReport, LoadState, LoadedImage};
+pub use request::{LoadRequest, LoadRule, WantedImage, WantedTags};
 
 use image::ImagePull;
 
@@ -71,7 +72,7 @@ impl Loader {
         &self.live
     }
 
-    /// Loads the images of `rule`. An image that fails does not end the load. The drop of the sender of
+    /// Loads the images of `rule`, and the tags that the registries list for `rule`. An image that fails does not end the load. The drop of the sender of
     /// `stopped` ends the load. Blocks.
     ///
     /// # Errors
@@ -83,20 +84,56 @@ impl Loader {
         progress: &LoadProgress,
         stopped: &Receiver<()>,
     ) -> io::Result<LoadReport> {
-        progress.expect(rule.images.len() as u64, 0);
         core::run_aside(async {
-            let loaded = RefCell::new(Vec::new());
-            let load = stream::iter(rule.images.iter().enumerate())
-                .map(|(number, wanted)| async move { (number, self.load(wanted, rule, progress).await) })
-                .buffer_unordered(rule.concurrency)
-                .for_each(|image| async { loaded.borrow_mut().push(image) });
+            let (loaded, searches) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+            let load = async {
+                let mut images = rule.images.clone();
+                for wanted in &rule.tags {
+                    match self.find_tags(wanted, rule).await {
+                        Ok((found, listed)) => {
+                            let new = found.into_iter().filter(|image| !rule.images.contains(image));
+                            images.extend(new);
+                            searches.borrow_mut().push(listed);
+                        }
+                        Err(failed) => loaded.borrow_mut().push((usize::MAX, failed)),
+                    }
+                }
+                progress.expect(images.len() as u64, 0);
+                stream::iter(images.iter().enumerate())
+                    .map(|(number, wanted)| async move { (number, self.load(wanted, rule, progress).await) })
+                    .buffer_unordered(rule.concurrency)
+                    .for_each(|image| async { loaded.borrow_mut().push(image) })
+                    .await;
+            };
             let complete = match select(pin!(load), pin!(until_stopped(stopped))).await {
                 Either::Left(_) => true,
                 Either::Right(_) => false,
             };
             let mut images = loaded.take();
             images.sort_by_key(|(number, _)| *number);
-            LoadReport::of(images.into_iter().map(|(_, image)| image).collect(), complete)
+            let images = images.into_iter().map(|(_, image)| image).collect();
+            LoadReport {
+                tags: searches.take(),
+                ..LoadReport::of(images, complete)
+            }
+        })
+    }
+
+    /// Returns the images that the registry lists for `wanted`, or the failed search.
+    async fn find_tags(
+        &self,
+        wanted: &WantedTags,
+        rule: &LoadRule,
+    ) -> Result<(Vec<WantedImage>, ListedTags), LoadedImage> {
+        let found = tags::find(&self.cache, &self.live, wanted, rule.pull_timeout).await;
+        found.map_err(|error| LoadedImage {
+            image: wanted.pin.as_str().to_owned(),
+            platforms: wanted.platforms.to_string(),
+            state: LoadState::Failed,
+            fetched_bytes: 0,
+            upstream_status: error.upstream_status(),
+            error: Some(error.to_string()),
+            stale: None,
         })
     }
 

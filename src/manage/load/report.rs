@@ -16,6 +16,21 @@ pub struct LoadReport {
     pub complete: bool,
     /// The images, in the order of the request. A canceled load has the images so far.
     pub images: Vec<LoadedImage>,
+    /// The searches for tags that have ended with success.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<ListedTags>,
+}
+
+/// A search for the tags of a repository.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedTags {
+    /// The repository with the range or the pattern.
+    pub pattern: String,
+    /// Tags that the registry lists.
+    pub listed: u64,
+    /// Tags that match.
+    pub matching: u64,
 }
 
 /// The outcome of one image.
@@ -56,6 +71,7 @@ impl LoadReport {
             fetched_bytes: images.iter().map(|image| image.fetched_bytes).sum(),
             complete,
             images,
+            tags: Vec::new(),
         }
     }
 

@@ -5,15 +5,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{LoadSettings, parse_pull_timeout};
-use crate::limits::{LOAD_CONCURRENCY_DEFAULT, LOAD_CONCURRENCY_MAX, LOAD_IMAGES_MAX};
-use crate::oci::{ImageName, Platforms, Reference};
+use crate::limits::{LOAD_CONCURRENCY_DEFAULT, LOAD_CONCURRENCY_MAX, LOAD_IMAGES_MAX, LOAD_TAG_SEARCHES_MAX};
+use crate::oci::{ImageName, Origin, Platforms, Reference};
+use crate::store::Pin;
 
 /// The images to load, and the manner.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LoadRequest {
     /// The images: `[registry/]repository[:tag][@digest]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// Repositories with a range of versions or a pattern of tags. The registry lists the tags.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags_of: Vec<String>,
     /// `os/architecture[/variant]`, `host` or `all`. Empty means `LOAD_PLATFORMS` of the cache.
     pub platforms: Vec<String>,
     /// Images at once. `None` means [`LOAD_CONCURRENCY_DEFAULT`].
@@ -28,6 +33,7 @@ pub struct LoadRequest {
 #[derive(Clone, Debug)]
 pub struct LoadRule {
     pub images: Vec<WantedImage>,
+    pub tags: Vec<WantedTags>,
     /// Images at once, at least 1.
     pub concurrency: usize,
     /// The time for one image.
@@ -42,6 +48,30 @@ pub struct WantedImage {
     pub platforms: Platforms,
 }
 
+/// The tags of a repository to load: the tags that the registry lists and the pin holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedTags {
+    pub pin: Pin,
+    pub origin: Origin,
+    pub platforms: Platforms,
+}
+
+impl WantedTags {
+    fn parse(text: &str, platforms: &Platforms) -> Result<Self, String> {
+        let pin = Pin::parse(text).map_err(|error| error.to_string())?;
+        let origin = pin.repository_of_tags().ok_or_else(|| {
+            format!(
+                "{text:?} is no repository with a range or a pattern of tags; use a name such as redis:^7.2"
+            )
+        })?;
+        Ok(WantedTags {
+            pin,
+            origin,
+            platforms: platforms.clone(),
+        })
+    }
+}
+
 impl LoadRequest {
     /// Parses the request. `settings` has the values of absent members.
     ///
@@ -49,12 +79,17 @@ impl LoadRequest {
     ///
     /// A member is invalid. The message has the remedy.
     pub fn rule(&self, settings: &LoadSettings) -> Result<LoadRule, String> {
-        if self.images.is_empty() {
+        if self.images.is_empty() && self.tags_of.is_empty() {
             return Err("no images are named; list names of images such as alpine:3.20".to_owned());
         }
         if self.images.len() > LOAD_IMAGES_MAX {
             return Err(format!(
                 "there are more than {LOAD_IMAGES_MAX} images; split the list"
+            ));
+        }
+        if self.tags_of.len() > LOAD_TAG_SEARCHES_MAX {
+            return Err(format!(
+                "there are more than {LOAD_TAG_SEARCHES_MAX} ranges and patterns; split the request"
             ));
         }
         let platforms = match self.platforms[..] {
@@ -73,6 +108,10 @@ impl LoadRequest {
             Some(text) => parse_pull_timeout(text)
                 .ok_or_else(|| format!("the pull timeout {text:?} is invalid; use a time such as 10m"))?,
         };
+        let tags = self
+            .tags_of
+            .iter()
+            .map(|text| WantedTags::parse(text, &platforms));
         let images = self.images.iter().map(|text| {
             let name: ImageName = text.parse().map_err(|error| format!("{error}"))?;
             Ok(WantedImage {
@@ -82,6 +121,7 @@ impl LoadRequest {
         });
         Ok(LoadRule {
             images: images.collect::<Result<_, String>>()?,
+            tags: tags.collect::<Result<_, String>>()?,
             concurrency,
             pull_timeout,
         })
@@ -89,9 +129,10 @@ impl LoadRequest {
 
     /// Returns a text of the images, for the log.
     pub fn selector(&self) -> String {
-        match &self.images[..] {
-            [image] => image.clone(),
-            images => format!("{} images", images.len()),
+        match (&self.images[..], &self.tags_of[..]) {
+            ([image], []) => image.clone(),
+            (_, [tags]) => tags.clone(),
+            (images, _) => format!("{} images", images.len()),
         }
     }
 }
@@ -139,7 +180,22 @@ mod tests {
     }
 
     #[test]
+    fn ranges_and_patterns_of_tags_name_their_repository() {
+        for (text, repository) in [
+            ("redis:^7.2", "docker.io/library/redis"),
+            ("r.example/a/b:v1.*", "r.example/a/b"),
+            ("r.example:5000/a:**", "r.example:5000/a"),
+        ] {
+            let parsed = rule(&format!(r#"{{"tagsOf": ["{text}"]}}"#)).unwrap();
+            assert_eq!(parsed.images, []);
+            let origin = &parsed.tags[0].origin;
+            assert_eq!(format!("{}/{}", origin.namespace, origin.repository), repository);
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
+        let searches = ["\"a:^1\""; LOAD_TAG_SEARCHES_MAX + 1].join(",");
         let many = vec!["\"a:1\""; LOAD_IMAGES_MAX + 1].join(",");
         for (json, part) in [
             (r#"{}"#, "no images"),
@@ -149,6 +205,11 @@ mod tests {
             (r#"{"images": ["a"], "pullTimeout": "soon"}"#, "10m"),
             (r#"{"images": ["a"], "pullTimeout": "0s"}"#, "10m"),
             (r#"{"image": ["a"]}"#, "unknown field"),
+            (r#"{"tagsOf": ["redis:7"]}"#, "no repository with a range"),
+            (r#"{"tagsOf": ["redis"]}"#, "no repository with a range"),
+            (r#"{"tagsOf": ["r.example/*:v1"]}"#, "no repository with a range"),
+            (r#"{"tagsOf": ["redis:^x"]}"#, "range of versions"),
+            (&format!(r#"{{"tagsOf": [{searches}]}}"#), "split the request"),
             (&format!(r#"{{"images": [{many}]}}"#), "split the list"),
         ] {
             let error = rule(json).unwrap_err();

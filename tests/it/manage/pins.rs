@@ -117,7 +117,11 @@ fn fetch_of_a_pin_completes_its_images() {
     };
     let name = format!("{}/org/app", upstream.name());
     let range = format!("{name}:~1.0");
-    fails(&cache, 3, "no image of the pin", &["pin", &range, "--fetch"]);
+    page_of_tags(&upstream, "tags/list", &["v1.0.0"], None);
+    let absent = format!("{name}:^9");
+    fails(&cache, 3, "no image of the pin", &["pin", &absent, "--fetch"]);
+    let all = format!("{}/**", upstream.name());
+    fails(&cache, 3, "no image of the pin", &["pin", &all, "--fetch"]);
     let tag = format!("{name}:v1.0.0");
     let printed = succeeds(&cache, &["pin", &tag, "--platform", "linux/amd64", "--fetch"]);
     assert!(printed.contains("1 held, 0 failed"), "{printed}");
@@ -134,6 +138,52 @@ fn fetch_of_a_pin_completes_its_images() {
         1,
         "were not loaded",
         &["pin", &format!("{name}:v9"), "--fetch"],
+    );
+}
+
+/// Answers a request for tags whose target contains `part`, with a link to the tags after `last`.
+fn page_of_tags(upstream: &Registry, part: &str, tags: &[&str], last: Option<&str>) {
+    let body = serde_json::json!({"name": "org/app", "tags": tags}).to_string();
+    let mut reply = Reply::status(200).body(body);
+    if let Some(last) = last {
+        let link = format!("</v2/org/app/tags/list?n=2&last={last}>; rel=\"next\"");
+        reply = reply.set("Link", link);
+    }
+    upstream.on(On::path(part), reply);
+}
+
+#[test]
+fn fetch_of_a_range_or_a_pattern_of_tags_fetches_the_matching_tags_of_the_registry() {
+    let upstream = Registry::new();
+    let cache = started(options(&upstream));
+    let push = |tag: &str| Image::small(&upstream, "org/app", tag, fresh_seed());
+    let tags = ["v1.0.0", "v1.2.0", "v2.0.0", "edge-1", "edge-2"];
+    let images = tags.map(push);
+    // The list has three pages.
+    page_of_tags(&upstream, "last=v1.2.0", &tags[2..4], Some("edge-1"));
+    page_of_tags(&upstream, "last=edge-1", &tags[4..], None);
+    page_of_tags(&upstream, "tags/list?n=1000", &tags[..2], Some("v1.2.0"));
+    let name = format!("{}/org/app", upstream.name());
+    let held = || images.each_ref().map(|image| is_whole(&cache, image));
+    let range = format!("{name}:^1");
+    let printed = succeeds(&cache, &["pin", &range, "--fetch"]);
+    let count = format!("{range} has 2 of 5 tags of the registry");
+    assert!(
+        printed.contains(&count) && printed.contains("2 held, 0 failed"),
+        "{printed}"
+    );
+    assert_eq!(held(), [true, true, false, false, false]);
+    let printed = succeeds(&cache, &["pin", &format!("{name}:edge-*"), "--fetch"]);
+    assert!(printed.contains("2 held, 0 failed"), "{printed}");
+    assert_eq!(held(), [true, true, false, true, true]);
+    // The stored images are complete, and the tags of the registry are unknown.
+    upstream.down();
+    let wide = format!("{name}:>=1,<3");
+    fails(
+        &cache,
+        1,
+        "1 of 3 images were not loaded",
+        &["pin", &wide, "--fetch"],
     );
 }
 
