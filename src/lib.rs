@@ -38,6 +38,7 @@ pub mod limits;
 pub mod local_time;
 pub mod log;
 pub mod lru;
+pub mod metrics;
 pub mod oci;
 pub mod shared_file;
 pub mod sync;

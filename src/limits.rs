@@ -643,6 +643,11 @@ pub const DIRECTORY_ATTEMPTS: usize = 3;
 /// configuration first.
 pub const REGISTRIES_COUNTED_MAX: usize = 4_096;
 
+/// Registries with labels of their own in the metrics: from the configuration, and further registries.
+/// The series are at most 4,000 with some 25 series for each registry of 160 that are in use.
+pub const METRICS_CONFIGURED_REGISTRIES_MAX: usize = 128;
+pub const METRICS_FURTHER_REGISTRIES_MAX: usize = 32;
+
 /// Different sets of registries that have the same blobs: 0.2 KiB each, so at most 4 MiB.
 pub const INDEX_SOURCE_SETS_MAX: usize = 16_384;
 

@@ -18,6 +18,7 @@ use super::change::Change;
 use super::job_work::JobWork;
 use super::jobs::Jobs;
 use super::listen::Serves;
+use super::metrics;
 use super::operation::Operation;
 use super::plans::Plans;
 use super::problem::{Problem, json_response};
@@ -70,11 +71,11 @@ impl Api {
     async fn checked(&self, peer: Peer, serves: Serves, id: RequestId, request: Request<Incoming>) -> Answer {
         let uri = request.uri();
         let operation = Operation::parse(request.method(), uri.path(), uri.query());
-        if let Ok(Operation::Health) = operation {
-            return self.health();
-        }
-        if serves == Serves::Health {
-            return Err(Problem::NotFound);
+        match (serves, &operation) {
+            (Serves::Everything | Serves::Health, Ok(Operation::Health)) => return self.health(),
+            (Serves::Metrics, Ok(Operation::Metrics)) => return self.metrics().await,
+            (Serves::Health | Serves::Metrics, _) => return Err(Problem::NotFound),
+            (Serves::Everything, _) => {}
         }
         self.access.check_target(request.headers())?;
         let actor = self.access.actor(peer, request.headers(), id).await?;
@@ -100,15 +101,16 @@ impl Api {
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 Ok(response)
             }
+            Operation::Metrics => self.metrics().await,
             Operation::RegistryStats => {
                 let AdminSubjects {
                     store,
                     upstreams,
-                    request_counts,
+                    lookup_counts,
                     ..
                 } = self.subjects.clone();
                 let stats = blocking(move || {
-                    let (statuses, requests) = (upstreams.statuses(), request_counts.totals());
+                    let (statuses, requests) = (upstreams.statuses(), lookup_counts.totals());
                     let active = active_registries(&statuses, &requests);
                     let contents = store.map_or_else(Vec::new, |store| store.registry_contents(&active));
                     registry_stats(&statuses, contents, requests)
@@ -152,6 +154,16 @@ impl Api {
             Ok(()) => ok(StatusCode::OK, &json!({"status": "healthy"})),
             Err(error) => Err(Problem::Unhealthy(error)),
         }
+    }
+
+    /// `GET /metrics`
+    async fn metrics(&self) -> Answer {
+        let (subjects, jobs) = (self.subjects.clone(), self.jobs.list());
+        let text = blocking(move || metrics::scrape(&subjects, jobs)).await;
+        let mut response = Response::new(body::whole(text.map_err(|_| Problem::Panicked)?));
+        let media_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        Ok(response)
     }
 
     /// `DELETE /api/v1/images/{name}`

@@ -31,6 +31,8 @@ pub enum Serves {
     Everything,
     /// Health checks only.
     Health,
+    /// Metrics only.
+    Metrics,
 }
 
 impl Serves {
@@ -39,6 +41,7 @@ impl Serves {
         match self {
             Serves::Everything => "ADMIN_ADDR",
             Serves::Health => "HEALTH_ADDR",
+            Serves::Metrics => "METRICS_ADDR",
         }
     }
 }
@@ -114,6 +117,7 @@ pub async fn serve_address(addr: ListenAddr, serves: Serves, api: Arc<Api>) {
         match serves {
             Serves::Everything => tracing::info!(address = url, "admin listening"),
             Serves::Health => tracing::info!(address = url, "health listening"),
+            Serves::Metrics => tracing::info!(address = url, "metrics listening"),
         }
     }
     let accept = || async {

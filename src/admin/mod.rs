@@ -13,10 +13,12 @@ mod job_work;
 mod jobs;
 mod legacy;
 mod listen;
+mod metrics;
 mod operation;
 mod plans;
 mod problem;
 mod process;
+mod process_usage;
 mod streams;
 mod tokens;
 mod views;
@@ -24,7 +26,7 @@ mod views;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::{Cache, RequestCounts, TagPolicy};
+use crate::cache::{Cache, LookupCounts, TagPolicy};
 use crate::config::{ListenAddr, Live, LoadSettings};
 use crate::manage::Loader;
 use crate::runtime::heartbeat::Health;
@@ -37,6 +39,7 @@ pub use job_work::JobReport;
 pub use jobs::{JobState, JobStatus};
 pub use legacy::{LegacyAdmin, LegacyAnswer, LegacyRequest};
 pub use listen::AdminSocket;
+pub use metrics::MeasuredParts;
 
 use access::Access;
 use api::Api;
@@ -54,6 +57,8 @@ pub struct AdminSettings {
     pub tokens: Option<PathBuf>,
     /// The listener that answers health checks only. `None` means no listener.
     pub health_addr: Option<ListenAddr>,
+    /// The listener that answers `GET /metrics` only. `None` means no listener.
+    pub metrics_addr: Option<ListenAddr>,
 }
 
 /// The parts of the process that the API shows and changes.
@@ -63,13 +68,14 @@ pub struct AdminSubjects {
     pub store: Option<Arc<FsStore>>,
     pub cache: Cache,
     pub upstreams: Upstreams,
-    pub request_counts: RequestCounts,
+    pub lookup_counts: LookupCounts,
     pub live: Live,
     pub tag_policy: TagPolicy,
     pub has_client_auth: bool,
     pub health: Health,
     pub loader: Loader,
     pub load_settings: LoadSettings,
+    pub measured: MeasuredParts,
 }
 
 /// Returns the path of the socket of the cache with the store in `root`.
@@ -89,6 +95,9 @@ pub fn start(settings: AdminSettings, subjects: AdminSubjects, helper: &Helper) 
     }
     if let Some(addr) = settings.health_addr {
         helper.spawn(listen::serve_address(addr, Serves::Health, api.clone()));
+    }
+    if let Some(addr) = settings.metrics_addr {
+        helper.spawn(listen::serve_address(addr, Serves::Metrics, api.clone()));
     }
     let (socket, listener) = socket?;
     helper.spawn(listen::serve_socket(listener, api));

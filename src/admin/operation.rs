@@ -19,6 +19,7 @@ use crate::store::Pin;
 pub enum Operation {
     Health,
     OpenApi,
+    Metrics,
     /// The statistics of the data port, without its client authentication.
     RegistryStats,
     StoreStats,
@@ -80,7 +81,7 @@ impl Operation {
     pub fn role(&self) -> Role {
         match self {
             Operation::Health | Operation::OpenApi => Role::Anyone,
-            Operation::RegistryStats => Role::Local,
+            Operation::Metrics | Operation::RegistryStats => Role::Local,
             Operation::StoreStats
             | Operation::Upstreams
             | Operation::ListImages(_)
@@ -108,6 +109,7 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
     match path {
         "/health" => return read(method, || Ok(Operation::Health)),
         "/openapi.json" => return read(method, || Ok(Operation::OpenApi)),
+        "/metrics" => return read(method, || Ok(Operation::Metrics)),
         "/_/stats" => return read(method, || Ok(Operation::RegistryStats)),
         _ => {}
     }
@@ -319,6 +321,7 @@ mod tests {
             ("HEAD /health", Role::Anyone),
             ("GET /openapi.json", Role::Anyone),
             ("GET /_/stats", Role::Local),
+            ("GET /metrics", Role::Local),
             ("GET /api/v1/stats", Role::Read),
             ("GET /api/v1/upstreams", Role::Read),
             (
@@ -393,7 +396,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 24);
+        assert_eq!(described().len(), 25);
     }
 
     #[test]

@@ -15,10 +15,11 @@ use std::rc::Rc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::LegacyAdmin;
+use crate::admin::{LegacyAdmin, MeasuredParts};
 use crate::auth::ClientAuth;
 use crate::config::{Config, Diagnostics, ListenAddr};
 use crate::log;
+use crate::metrics::HttpMetrics;
 use crate::registry::{Options, Registry};
 use crate::runtime::core::CoreSettings;
 use crate::runtime::heartbeat::{Health, run_heartbeat};
@@ -154,6 +155,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         plan.len(),
     );
     let handoff_queues = HandoffQueues::new(plan.len());
+    let http_metrics = HttpMetrics::default();
+    reload::label_registries(&config.registries);
     let shutdown = Shutdown::default();
     let health = Health::new(plan.len(), config.helper_threads.get(), shutdown.clone());
 
@@ -190,6 +193,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
             limits: limits.clone(),
             handoff_queues: handoff_queues.clone(),
             memory: memory.core(index),
+            metrics: http_metrics.core(),
         };
         let heartbeat = health.cores()[index].clone();
         core::start(index, *cpu, settings, move || async move {
@@ -204,7 +208,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     supervise::start_watchdog(health.clone(), helper.workers(), &config.systemd, &notifier)
         .map_err(AppError::threads)?;
     supervise::wait_for_cores(&shutdown, accepting);
-    let admin_socket = supervise::open_admin(&config, &storage, &cache, &loader, &health, &helper);
+    let measured = MeasuredParts {
+        http: http_metrics,
+        connections: limits,
+        memory,
+        driver: choice.driver.name(),
+        storage: config.storage.backend(),
+    };
+    let admin_socket = supervise::open_admin(&config, &storage, &cache, &loader, &health, measured, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::AppError;
 use crate::auth::ClientAuth;
-use crate::config::{ClientAuthConfig, Config, Diagnostics, Live, Registries, ServerTls};
+use crate::config::{ClientAuthConfig, Config, Diagnostics, Live, Registries, RegistryName, ServerTls};
 use crate::fail_point::hit;
 use crate::manage::BackgroundPrune;
+use crate::metrics;
 use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
 
@@ -81,6 +82,7 @@ impl Parts<'_> {
             _ => None,
         };
         self.upstreams.reload(registries.clone())?;
+        label_registries(&registries);
         self.live.replace(registries);
         client_auth.apply();
         if let Some(material) = material {
@@ -88,6 +90,15 @@ impl Parts<'_> {
         }
         Ok(())
     }
+}
+
+/// Gives the configured registries labels of their own in the metrics.
+pub(super) fn label_registries(registries: &Registries) {
+    let exact = registries.entries.iter().filter_map(|entry| match &entry.name {
+        RegistryName::Exact(name) => Some(name.as_str()),
+        RegistryName::Suffix(_) => None,
+    });
+    metrics::configure_registries(exact);
 }
 
 #[cfg(test)]

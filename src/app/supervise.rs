@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::listen::Address;
-use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects};
+use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects, MeasuredParts};
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{Config, SystemdEnvironment};
 use crate::manage::{BackgroundPrune, Loader, PinRepair};
@@ -34,24 +34,27 @@ pub(super) fn open_admin(
     cache: &Cache,
     loader: &Loader,
     health: &Health,
+    measured: MeasuredParts,
     helper: &Helper,
 ) -> Option<AdminSocket> {
     let settings = AdminSettings {
         addr: config.admin_addr,
         tokens: config.admin_tokens_file.clone(),
         health_addr: config.health_addr,
+        metrics_addr: config.metrics_addr,
     };
     let subjects = AdminSubjects {
         store: storage.local_store(),
         cache: cache.clone(),
         upstreams: cache.upstreams().clone(),
-        request_counts: cache.request_counts().clone(),
+        lookup_counts: cache.lookup_counts().clone(),
         live: loader.live().clone(),
         tag_policy: TagPolicy::of(config),
         has_client_auth: config.client_auth.is_some(),
         health: health.clone(),
         loader: loader.clone(),
         load_settings: config.load_settings(),
+        measured,
     };
     admin::start(settings, subjects, helper)
 }

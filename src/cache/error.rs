@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::metrics;
 use crate::oci::{Digest, Namespace, NotManifest, Origin};
 use crate::upstream::{ResponseVerdict, UpstreamError};
 
@@ -65,8 +66,9 @@ pub enum FetchError {
 
 impl FetchError {
     /// Returns the error of a body that hashes to `found` instead of `wanted`, from a response with
-    /// this status.
+    /// this status. Counts the body for the metrics.
     pub(super) fn mismatch(wanted: &Digest, found: &Digest, status: Option<u16>) -> Self {
+        metrics::count_wrong_body();
         FetchError::DigestMismatch {
             wanted: wanted.to_string(),
             found: found.to_string(),

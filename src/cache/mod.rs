@@ -16,10 +16,10 @@ mod freshness;
 pub mod fuzz;
 mod hold;
 mod listing;
+mod lookup_counts;
 mod manifest;
 mod passthrough;
 mod records;
-mod request_counts;
 mod slots;
 mod small_body;
 mod stored_headers;
@@ -53,9 +53,9 @@ pub use error::{Absence, FetchError};
 pub use fill::FillStatus;
 pub use freshness::{TagPolicy, TagTerms, is_fresh, terms as tag_terms};
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
+pub use lookup_counts::{CoreLookupCounts, LookupCounts, LookupKind, LookupResult, Lookups, RegistryLookups};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use passthrough::PassthroughHead;
-pub use request_counts::{AnsweredRequests, CoreRequestCounts, RegistryCount, RequestCounts};
 
 use crate::runtime::single_flight::SingleFlight;
 use absence::Absences;
@@ -97,7 +97,7 @@ struct Shared {
     memory_shares: SharedLedger,
     /// The disk space that the unfinished blobs of each registry use.
     room_shares: SharedLedger,
-    request_counts: RequestCounts,
+    lookup_counts: LookupCounts,
     parties: Parties,
 }
 
@@ -154,7 +154,7 @@ impl Cache {
             memory,
             memory_shares: SharedLedger::default(),
             room_shares: SharedLedger::default(),
-            request_counts: RequestCounts::default(),
+            lookup_counts: LookupCounts::default(),
             parties,
         }))
     }
@@ -203,9 +203,9 @@ impl Cache {
             .map_err(|_| FetchError::Lost)
     }
 
-    /// Returns the counts of requests by registry.
-    pub fn request_counts(&self) -> &RequestCounts {
-        &self.0.request_counts
+    /// Returns the counts of lookups by registry.
+    pub fn lookup_counts(&self) -> &LookupCounts {
+        &self.0.lookup_counts
     }
 
     /// Reports a use of content that a core holds in memory or open.

@@ -36,6 +36,7 @@ impl Args for Flags {
                 Setting::FsRoot => arg.alias("image-path"),
                 Setting::DefaultRegistry => arg.alias("default-ns"),
                 Setting::HealthAddr => arg.alias("health"),
+                Setting::MetricsAddr => arg.alias("metrics"),
                 Setting::LoadPlatforms => arg.alias("platform"),
                 _ => arg,
             })

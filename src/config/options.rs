@@ -32,8 +32,8 @@ use super::model::{
     Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, SizeBound, VerifyOnOpen,
 };
 use super::value::{
-    ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0, CONNECTIONS_OR_AUTO, CORES,
-    DURATION, DURATION_OR_MILLIS, HEALTH_ADDRESS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind,
+    ADDRESS_OR_PORT, ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0,
+    CONNECTIONS_OR_AUTO, CORES, DURATION, DURATION_OR_MILLIS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind,
     LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE, PLATFORMS, PREFIX, REGISTRY_OR_NONE, SECRET,
     SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
 };
@@ -502,12 +502,22 @@ settings! {
 
     /// The address of a listener for health checks only. `None` means no listener.
     HealthAddr => pub health_addr: Option<ListenAddr> {
-        value: HEALTH_ADDRESS,
+        value: ADDRESS_OR_PORT,
         default: "off",
         group: Operation,
         reload: Restart,
         help: "address or port for /health only",
         aliases: &["health"],
+    }
+
+    /// The address of a listener for metrics only. `None` means no listener.
+    MetricsAddr => pub metrics_addr: Option<ListenAddr> {
+        value: ADDRESS_OR_PORT,
+        default: "off",
+        group: Operation,
+        reload: Restart,
+        help: "address or port for /metrics only",
+        aliases: &["metrics"],
     }
 
     /// Whether the data port answers the commands of ociregistry under `/cmd/`.

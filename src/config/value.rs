@@ -206,7 +206,7 @@ pub(super) const ADMIN_ADDRESS: Value<Option<ListenAddr>> = Value {
 };
 
 /// A number alone is a port on every address, and 0 is no listener.
-pub(super) const HEALTH_ADDRESS: Value<Option<ListenAddr>> = Value {
+pub(super) const ADDRESS_OR_PORT: Value<Option<ListenAddr>> = Value {
     kind: Kind::AddressOrOff,
     parse: |text| match text.parse::<u16>() {
         Ok(0) => Some(None),

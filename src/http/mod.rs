@@ -20,6 +20,6 @@ pub use content_range::ContentRange;
 pub use range::{Ranges, Span, parse_range};
 pub use redact::redacted;
 pub use request::{Certificate, Method, RequestHead, Version};
-pub use request_details::{ContentItem, ContentName, RequestDetails};
+pub use request_details::{ContentItem, ContentName, RequestDetails, Resource};
 pub use request_id::RequestId;
 pub use response::{CacheResult, Fields, Ready, Response};

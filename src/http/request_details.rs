@@ -1,7 +1,9 @@
-//! Facts about a request for the access log, which the handler of the request adds.
+//! Facts about a request for the access log and the metrics, which the handler of the request adds.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
+
+use super::Ready;
 
 /// The name of the requested content.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +22,48 @@ pub enum ContentItem {
     None,
 }
 
+/// The kind of the requested resource. A closed set, for the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Resource {
+    Manifest,
+    Blob,
+    Tags,
+    Referrers,
+    /// `/v2/`, the check for a registry.
+    Base,
+    Health,
+    Stats,
+    /// No route of this cache.
+    #[default]
+    Other,
+}
+
+impl Resource {
+    pub const ALL: [Resource; 8] = [
+        Resource::Manifest,
+        Resource::Blob,
+        Resource::Tags,
+        Resource::Referrers,
+        Resource::Base,
+        Resource::Health,
+        Resource::Stats,
+        Resource::Other,
+    ];
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Resource::Manifest => "manifest",
+            Resource::Blob => "blob",
+            Resource::Tags => "tags",
+            Resource::Referrers => "referrers",
+            Resource::Base => "base",
+            Resource::Health => "health",
+            Resource::Stats => "stats",
+            Resource::Other => "other",
+        }
+    }
+}
+
 /// Facts that the handler sets as soon as they are known. A cancelled request keeps the facts.
 #[derive(Default)]
 pub struct RequestDetails {
@@ -27,14 +71,17 @@ pub struct RequestDetails {
     pub content: OnceCell<Rc<ContentName>>,
     /// The status of the upstream response that decided the response to the client.
     pub upstream_status: Cell<Option<u16>>,
+    pub resource: Cell<Resource>,
 }
 
 impl RequestDetails {
     /// Creates the details of a hit.
-    pub fn of_hit(content: Option<Rc<ContentName>>) -> Self {
+    pub fn of_hit(ready: &Ready) -> Self {
+        let content = ready.content.clone();
         RequestDetails {
             content: content.map_or_else(OnceCell::new, OnceCell::from),
             upstream_status: Cell::new(None),
+            resource: Cell::new(ready.resource),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::ContentName;
 use super::body::Body;
+use super::{ContentName, Resource};
 use crate::shared_file::SharedFile;
 
 /// The source of a response. A closed set, for the log and for metrics.
@@ -25,6 +25,16 @@ pub enum CacheResult {
 }
 
 impl CacheResult {
+    pub const ALL: [CacheResult; 7] = [
+        CacheResult::None,
+        CacheResult::Hit,
+        CacheResult::Miss,
+        CacheResult::Collapsed,
+        CacheResult::Revalidated,
+        CacheResult::Stale,
+        CacheResult::Bypass,
+    ];
+
     pub const fn label(self) -> &'static str {
         match self {
             CacheResult::None => "-",
@@ -125,6 +135,8 @@ pub struct Ready {
     pub file: Option<(SharedFile, u64)>,
     /// The name of the content, for the access log.
     pub content: Option<Rc<ContentName>>,
+    /// The kind of the content, for the metrics.
+    pub resource: Resource,
     map: OnceCell<HeaderMap>,
 }
 
@@ -141,6 +153,7 @@ impl Ready {
             fields,
             file,
             content: None,
+            resource: Resource::Other,
             map: OnceCell::new(),
         }
     }

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::cache::AnsweredRequests;
+use crate::cache::Lookups;
 use crate::oci::Namespace;
 use crate::store::RegistryContent;
-use crate::upstream::{AvailabilityState, Budget, RegistryStatus, Source};
+use crate::upstream::{Budget, RegistryStatus, Source};
 
 /// The availability of a registry.
 #[derive(Debug, Serialize)]
@@ -47,12 +47,7 @@ impl UpstreamReport {
     pub fn new(status: &RegistryStatus) -> Self {
         UpstreamReport {
             registry: status.namespace.to_string(),
-            state: match status.state {
-                AvailabilityState::Available => "available",
-                AvailabilityState::Failing => "failing",
-                AvailabilityState::Tripped => "unavailable",
-                AvailabilityState::Limited => "limited",
-            },
+            state: status.state.word(),
             state_seconds: status.lasting.map(|lasting| lasting.as_secs()),
             repository: status.only.as_ref().map(ToString::to_string),
             consecutive_failures: status.consecutive_failures,
@@ -96,7 +91,7 @@ impl RateLimitReport {
 /// Returns the registries that got a request since the start.
 pub fn active_registries(
     statuses: &[RegistryStatus],
-    requests: &BTreeMap<Namespace, AnsweredRequests>,
+    requests: &BTreeMap<Namespace, Lookups>,
 ) -> BTreeSet<Namespace> {
     let contacted = statuses.iter().map(|status| &status.namespace);
     contacted.chain(requests.keys()).cloned().collect()
@@ -106,7 +101,7 @@ pub fn active_registries(
 pub fn registry_stats(
     statuses: &[RegistryStatus],
     contents: Vec<RegistryContent>,
-    requests: BTreeMap<Namespace, AnsweredRequests>,
+    requests: BTreeMap<Namespace, Lookups>,
 ) -> Value {
     let availability = statuses
         .iter()
@@ -120,10 +115,10 @@ pub fn registry_stats(
         report.current_size = content.bytes;
         report.max_size = content.bytes_max.unwrap_or(0);
     }
-    for (registry, answered) in requests {
+    for (registry, lookups) in requests {
         let report = reports.entry(registry).or_default();
-        report.hits = answered.hits;
-        report.misses = answered.misses;
+        report.hits = lookups.hits();
+        report.misses = lookups.misses();
     }
     for registry in availability.keys() {
         reports.entry(registry.clone()).or_default();
@@ -166,6 +161,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cache::{LookupKind, LookupResult};
+    use crate::upstream::AvailabilityState;
 
     #[test]
     fn a_registry_is_an_object_under_its_name() {
@@ -199,8 +196,10 @@ mod tests {
             content("docker.io", 3, Some(1 << 30)),
             content("quay.io", 1, None),
         ];
-        let answered = AnsweredRequests { hits: 5, misses: 4 };
-        let requests = BTreeMap::from([("docker.io".parse().unwrap(), answered)]);
+        let lookups = Lookups::default()
+            .with(LookupKind::Tag, LookupResult::Memory, 5)
+            .with(LookupKind::Blob, LookupResult::Miss, 4);
+        let requests = BTreeMap::from([("docker.io".parse().unwrap(), lookups)]);
         let expected = json!({ "docker.io": {
             "Hits": 5,
             "Misses": 4,

@@ -32,7 +32,7 @@ use crate::admin::LegacyAdmin;
 use crate::auth::{
     AuthError, Authenticator, ClientAuth, Forbidden, Identity, Readers, Subject, requires_authentication,
 };
-use crate::cache::{Cache, CoreRequestCounts, OpenFiles, Removals, Unseen};
+use crate::cache::{Cache, CoreLookupCounts, OpenFiles, Removals, Unseen};
 use crate::config::{Live, Registries};
 use crate::http::{CacheResult, ContentName, Method, Ready, RequestDetails, RequestHead, Response};
 use crate::oci::{DigestPrefix, Namespace, Origin};
@@ -75,8 +75,8 @@ pub struct Registry {
     removals_seen: Cell<u64>,
     /// The suspensions of registries that this core has seen.
     suspensions_seen: Cell<u64>,
-    /// The requests that this core has answered.
-    counts: CoreRequestCounts,
+    /// The lookups of this core.
+    lookups: CoreLookupCounts,
     live: Live,
     settings: RefCell<Settings>,
     authenticator: Authenticator,
@@ -108,7 +108,7 @@ impl Registry {
             settings: RefCell::new(settings),
             live,
             removals: cache.removals(),
-            counts: cache.request_counts().core(),
+            lookups: cache.lookup_counts().core(),
             removals_seen: Cell::new(0),
             suspensions_seen: Cell::new(0),
             cache,

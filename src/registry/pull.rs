@@ -1,6 +1,7 @@
 //! The steps of a request: authenticate, route, authorize, look up, respond.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tracing::field::display;
 
@@ -9,9 +10,9 @@ use super::response_cache::CachedContent;
 use super::route::{Requested, Route, What};
 use super::{Registry, plain};
 use crate::auth::{Identity, Readers};
-use crate::cache::CoreRequestCounts;
+use crate::cache::{CoreLookupCounts, LookupKind, LookupResult, RegistryLookups};
 use crate::fail_point::hit;
-use crate::http::{CacheResult, Method, RequestDetails, RequestHead, Response, redacted};
+use crate::http::{CacheResult, Method, RequestDetails, RequestHead, Resource, Response, redacted};
 use crate::oci::{Digest, Origin};
 use crate::upstream::Target;
 
@@ -21,10 +22,12 @@ pub(super) struct Pull<'a> {
     pub head: &'a RequestHead<'a>,
     pub requested: &'a Requested,
     pub readers: Readers,
-    /// Facts for the access log.
+    /// Facts for the access log and the metrics.
     pub details: &'a RequestDetails,
-    /// The counts of this core.
-    pub counts: &'a CoreRequestCounts,
+    /// The lookups of this core.
+    pub lookups: &'a CoreLookupCounts,
+    /// `None` for a list.
+    pub kind: Option<LookupKind>,
 }
 
 impl Pull<'_> {
@@ -39,8 +42,14 @@ impl Pull<'_> {
             readers: self.readers.clone(),
             name: self.details.content.get().cloned(),
             needs: None,
-            count: self.counts.of(&self.origin().namespace),
+            lookups: self.registry_lookups(),
+            resource: self.details.resource.get(),
         }
+    }
+
+    /// Returns the cells for lookups of the requested content. `None` if the registry is not counted.
+    fn registry_lookups(&self) -> Option<(Arc<RegistryLookups>, LookupKind)> {
+        Some((self.lookups.of(&self.origin().namespace)?, self.kind?))
     }
 
     /// Returns the `ns` of the query, to repeat in the response.
@@ -76,6 +85,7 @@ impl Registry {
             return self.command(legacy, head, identity).await;
         }
         let allowed = self.find_route(head).and_then(|route| {
+            details.resource.set(resource_of(&route));
             if let Route::Content(requested, what) = &route {
                 let name = || Rc::new(what.name(&requested.origin));
                 details.content.get_or_init(name);
@@ -102,7 +112,8 @@ impl Registry {
                     requested: &requested,
                     readers,
                     details,
-                    counts: &self.counts,
+                    lookups: &self.lookups,
+                    kind: what.lookup_kind(),
                 };
                 self.content(&pull, what).await
             }
@@ -132,21 +143,24 @@ impl Registry {
     }
 }
 
+fn resource_of(route: &Route) -> Resource {
+    match route {
+        Route::Ping => Resource::Base,
+        Route::Health(_) => Resource::Health,
+        Route::Stats => Resource::Stats,
+        Route::Content(_, What::Manifest(_)) => Resource::Manifest,
+        Route::Content(_, What::Blob(_)) => Resource::Blob,
+        Route::Content(_, What::Tags(_)) => Resource::Tags,
+        Route::Content(_, What::Referrers(..)) => Resource::Referrers,
+    }
+}
+
 /// Counts the response to a request for a manifest or a blob.
 fn count(pull: &Pull<'_>, cache: CacheResult) {
-    let count = || pull.counts.of(&pull.origin().namespace);
-    match cache {
-        CacheResult::Hit | CacheResult::Revalidated | CacheResult::Stale => {
-            if let Some(count) = count() {
-                count.add_hit();
-            }
-        }
-        CacheResult::Miss | CacheResult::Collapsed => {
-            if let Some(count) = count() {
-                count.add_miss();
-            }
-        }
-        CacheResult::Bypass | CacheResult::None => {}
+    if let Some(result) = LookupResult::of(cache)
+        && let Some((cells, kind)) = pull.registry_lookups()
+    {
+        cells.add(kind, result);
     }
 }
 

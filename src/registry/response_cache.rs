@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::{CachedAccess, Readers};
-use crate::cache::RegistryCount;
-use crate::http::{ContentName, Fields, Ready, RequestHead, Version};
+use crate::cache::{LookupKind, LookupResult, RegistryLookups};
+use crate::http::{ContentName, Fields, Ready, RequestHead, Resource, Version};
 use crate::limits::{MEMORY_OBJECTS_MAX, USE_REPORT_INTERVAL};
 use crate::lru::Lru;
 use crate::oci::{DigestPrefix, accepts};
@@ -57,8 +57,9 @@ pub struct CachedContent {
     /// Content without which the response must not be served. `None` if the registry of the content
     /// gets requests.
     pub needs: Option<Arc<[DigestPrefix]>>,
-    /// The count of the registry. `None` if the registry is not counted.
-    pub count: Option<Arc<RegistryCount>>,
+    /// The cells of the registry, and the kind of the content. `None` if the registry is not counted.
+    pub lookups: Option<(Arc<RegistryLookups>, LookupKind)>,
+    pub resource: Resource,
 }
 
 struct CachedResponse {
@@ -69,7 +70,7 @@ struct CachedResponse {
     tag: Option<CachedTagTerms>,
     readers: Readers,
     needs: Option<Arc<[DigestPrefix]>>,
-    count: Option<Arc<RegistryCount>>,
+    lookups: Option<(Arc<RegistryLookups>, LookupKind)>,
     /// The response, with the only copy of its fields and its body.
     ready: Rc<Ready>,
     /// The time of `Date` and `Age` in `ready`, in seconds since 1970.
@@ -118,8 +119,8 @@ impl ResponseCache {
                 self.used.push(entry.digest);
             }
         }
-        if let Some(count) = &entry.count {
-            count.add_hit();
+        if let Some((cells, kind)) = &entry.lookups {
+            cells.add(*kind, LookupResult::Memory);
         }
         let ready = entry.ready.clone();
         if head.version == Version::Http2 && !entry.weighs_map {
@@ -209,6 +210,7 @@ impl CachedResponse {
         let age = tag.as_ref().map(|tag| tag.age(now));
         let mut ready = encode_ready(fields.as_bytes(), age, body, file, now);
         ready.content = content.name;
+        ready.resource = content.resource;
         CachedResponse {
             digest: content.digest,
             // The lookup or the fill of the content counts as a use.
@@ -216,7 +218,7 @@ impl CachedResponse {
             tag,
             readers: content.readers,
             needs: content.needs,
-            count: content.count,
+            lookups: content.lookups,
             ready: Rc::new(ready),
             encoded_at: now,
             weighs_map: false,
@@ -231,6 +233,7 @@ impl CachedResponse {
         let age = self.tag.as_ref().map(|tag| tag.age(now));
         let mut ready = encode_ready(fields, age, body, old.file.clone(), now);
         ready.content = old.content.clone();
+        ready.resource = old.resource;
         self.ready = Rc::new(ready);
     }
 
@@ -279,7 +282,8 @@ mod tests {
             readers: readers(),
             name: None,
             needs: None,
-            count: None,
+            lookups: None,
+            resource: Resource::Blob,
         }
     }
 

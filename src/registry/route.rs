@@ -7,6 +7,7 @@
 
 use super::pagination;
 use super::route_error::RouteError;
+use crate::cache::LookupKind;
 use crate::http::{ContentItem, ContentName};
 use crate::oci::{
     Digest, ListQuery, Namespace, Origin, ParseDigestError, Reference, Repository, pairs, percent_decoded,
@@ -91,6 +92,16 @@ impl What {
                 }
                 What::Tags(_) | What::Referrers(..) => ContentItem::None,
             },
+        }
+    }
+
+    /// Returns the kind of the lookup. `None` for a list.
+    pub fn lookup_kind(&self) -> Option<LookupKind> {
+        match self {
+            What::Manifest(Reference::Tag(_)) => Some(LookupKind::Tag),
+            What::Manifest(Reference::Digest(_)) => Some(LookupKind::Manifest),
+            What::Blob(_) => Some(LookupKind::Blob),
+            What::Tags(_) | What::Referrers(..) => None,
         }
     }
 

@@ -14,7 +14,7 @@ impl Registry {
             return Err(RouteError::NotFound.into());
         }
         let statuses = self.cache.registry_statuses().await?;
-        let requests = self.cache.request_counts().totals();
+        let requests = self.cache.lookup_counts().totals();
         let active = active_registries(&statuses, &requests);
         let contents = self.cache.registry_contents(active).await?;
         let body = registry_stats(&statuses, contents, requests).to_string();

@@ -8,6 +8,7 @@ use tracing::Level;
 use crate::http::{CacheResult, ContentItem, RequestDetails, RequestHead, redacted};
 use crate::limits::{CONNECTION_SWEEP_INTERVAL, LOG_BATCH_BYTES, LOG_FIELD_CHARS_MAX, LOG_TARGET_CHARS_MAX};
 use crate::log::{self, Format, Line};
+use crate::metrics::FinishedRequest;
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 
 /// The collected lines of one core.
@@ -63,7 +64,7 @@ impl Stopwatch {
     }
 }
 
-/// A request and its result.
+/// A request and its result, for the access log and the metrics.
 pub struct Record<'a> {
     pub peer: Option<SocketAddr>,
     pub head: &'a RequestHead<'a>,
@@ -74,6 +75,22 @@ pub struct Record<'a> {
     pub bytes: u64,
     pub cache: CacheResult,
     pub end: End,
+}
+
+impl Record<'_> {
+    /// Returns the request for the metrics. `now` is the end of the response, in microseconds of the
+    /// monotonic clock.
+    pub fn finished(&self, now: u64) -> FinishedRequest {
+        let Stopwatch { started, head_sent } = self.stopwatch;
+        FinishedRequest {
+            resource: self.details.resource.get(),
+            result: self.cache,
+            status: self.status,
+            bytes: self.bytes,
+            first_byte_micros: head_sent.get().map(|at| at.saturating_sub(*started)),
+            duration_micros: now.saturating_sub(*started),
+        }
+    }
 }
 
 impl AccessLog {
@@ -93,8 +110,9 @@ impl AccessLog {
         let _ = never.recv_timeout(2 * CONNECTION_SWEEP_INTERVAL);
     }
 
-    /// Adds the line of a request, if the level of the line is logged.
-    pub fn write(&self, record: &Record<'_>) {
+    /// Adds the line of a request, if the level of the line is logged. `now` is the end of the response,
+    /// in microseconds of the monotonic clock.
+    pub fn write(&self, record: &Record<'_>, now: u64) {
         let level = level_of(record.status);
         // `tracing` orders levels by verbosity.
         if level > self.level {
@@ -103,7 +121,7 @@ impl AccessLog {
         let mut batch = self.batch.borrow_mut();
         let mut line = Line::begin(&mut batch, self.format, unix_millis(), level, "request");
         add_request(&mut line, record);
-        add_result(&mut line, record, monotonic_micros());
+        add_result(&mut line, record, now);
         line.end();
         if batch.len() >= LOG_BATCH_BYTES {
             drop(batch);
@@ -225,7 +243,7 @@ mod tests {
 
     /// Writes the line of a request with `status`.
     fn write(log: &AccessLog, status: u16) {
-        log.write(&Record {
+        let record = Record {
             peer: None,
             head: &RequestHead::refused(),
             details: &RequestDetails::default(),
@@ -234,7 +252,8 @@ mod tests {
             bytes: 0,
             cache: CacheResult::None,
             end: End::Complete,
-        });
+        };
+        log.write(&record, monotonic_micros());
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl<H: Handler> Connection<H> {
 
     async fn respond(&self, head: &RequestHead<'_>) -> Next {
         let server = &*self.server;
-        let stopwatch = server.access_log.as_ref().map(|_| Stopwatch::start());
+        let stopwatch = Stopwatch::start();
         let keep_alive = head.keep_alive && !server.shutdown.draining() && !self.stream.is_key_near_limit();
         let sending = Sending {
             stream: &self.stream,
@@ -192,12 +192,12 @@ impl<H: Handler> Connection<H> {
             helper: &server.helper,
             head,
             keep_alive,
-            stopwatch: stopwatch.as_ref(),
+            stopwatch: &stopwatch,
         };
         let mut details = RequestDetails::default();
         let (status, cache, sent) = match server.handler.ready(head) {
             Some(ready) => {
-                details = RequestDetails::of_hit(ready.content.clone());
+                details = RequestDetails::of_hit(&ready);
                 let _memory = ready.file.as_ref().map(|_| server.resources.memory.response());
                 (200, CacheResult::Hit, sending.ready(&ready).await)
             }
@@ -224,9 +224,7 @@ impl<H: Handler> Connection<H> {
                 }
             }
         };
-        if let Some(stopwatch) = &stopwatch {
-            self.log(head, &details, stopwatch, (status, cache), &sent);
-        }
+        self.record(head, &details, &stopwatch, (status, cache), &sent);
         if sent.file_failed {
             server.handler.file_failed(head);
         }
@@ -244,7 +242,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn log(
+    fn record(
         &self,
         head: &RequestHead<'_>,
         details: &RequestDetails,
@@ -252,10 +250,7 @@ impl<H: Handler> Connection<H> {
         (status, cache): (u16, CacheResult),
         sent: &Sent,
     ) {
-        let Some(log) = &self.server.access_log else {
-            return;
-        };
-        log.write(&Record {
+        self.server.record(&Record {
             peer: self.peer,
             head,
             details,
@@ -387,7 +382,7 @@ impl<H: Handler> Connection<H> {
             ..RequestHead::refused()
         };
         tracing::debug!(id = %head.id, client = self.peer.map(tracing::field::display), reason = error.reason(), "request head rejected");
-        let stopwatch = server.access_log.as_ref().map(|_| Stopwatch::start());
+        let stopwatch = Stopwatch::start();
         debug_assert!(head.method == Method::Other && head.version == Version::Http11);
         let sending = Sending {
             stream: &self.stream,
@@ -395,13 +390,11 @@ impl<H: Handler> Connection<H> {
             helper: &server.helper,
             head: &head,
             keep_alive: false,
-            stopwatch: stopwatch.as_ref(),
+            stopwatch: &stopwatch,
         };
         let sent = sending.response(super::h1::refusal(error)).await;
-        if let Some(stopwatch) = &stopwatch {
-            let result = (error.status(), CacheResult::None);
-            self.log(&head, &RequestDetails::default(), stopwatch, result, &sent);
-        }
+        let result = (error.status(), CacheResult::None);
+        self.record(&head, &RequestDetails::default(), &stopwatch, result, &sent);
         if sent.complete {
             self.linger().await;
         }

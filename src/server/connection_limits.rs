@@ -104,7 +104,8 @@ impl ConnectionLimits {
         self.total() >= self.0.max
     }
 
-    fn total(&self) -> usize {
+    /// Returns the number of open connections.
+    pub fn total(&self) -> usize {
         self.0
             .cores
             .iter()

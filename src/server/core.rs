@@ -3,15 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use super::access_log::Record;
 use super::connection_limits::ConnectionLimits;
 use super::deadlines::DeadlineTable;
 use super::rebalance::HandoffQueues;
 use super::request_ids::RequestIds;
 use super::tls::{Acceptor, TlsContext};
 use super::{AccessLog, Handler};
+use crate::metrics::CoreHttp;
+use crate::runtime::clock::monotonic_micros;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::CoreMemory;
 use crate::runtime::shutdown::Shutdown;
@@ -33,12 +37,13 @@ pub struct Server<H> {
     pub(super) last_count: Cell<usize>,
 }
 
-/// The limits, the handoff queues and the memory budget of one core.
+/// The limits, the handoff queues, the memory budget and the metrics of one core.
 pub struct CoreResources {
     pub core: usize,
     pub limits: ConnectionLimits,
     pub handoff_queues: HandoffQueues,
     pub memory: CoreMemory,
+    pub metrics: Arc<CoreHttp>,
 }
 
 impl<H: Handler> Server<H> {
@@ -62,6 +67,17 @@ impl<H: Handler> Server<H> {
             reserve: RefCell::new(open_reserve()),
             last_count: Cell::new(0),
         })
+    }
+}
+
+impl<H> Server<H> {
+    /// Counts a request whose response has ended, and adds its line to the access log.
+    pub(super) fn record(&self, record: &Record<'_>) {
+        let now = monotonic_micros();
+        self.resources.metrics.record(&record.finished(now));
+        if let Some(log) = &self.access_log {
+            log.write(record, now);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::registries::RegistryTable;
 use super::response::UpstreamResponse;
 use super::verdict::ResponseVerdict;
 use super::{Shared, UpstreamRequest, cure};
+use crate::metrics::UpstreamKind;
 
 /// The maximum number of requests for one answer, not counting redirects. The four are anonymous,
 /// with the cached token, with a new token, and with the password if a token failed.
@@ -198,6 +199,8 @@ impl AuthenticatedRequest<'_> {
                 headers: HeaderMap::new(),
                 body: None,
                 redirects: Redirects::Follow,
+                registry: self.request.namespace.clone(),
+                kind: UpstreamKind::Token,
             };
             let deadlines = &self.shared.options.deadlines;
             let url = self.endpoint.ping();

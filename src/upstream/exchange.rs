@@ -1,7 +1,7 @@
 //! Sends a request, follows redirects, and converts the answer to a response or an error.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -17,6 +17,8 @@ use super::resolve::AddressesRefused;
 use super::response::{UpstreamBody, UpstreamResponse};
 use super::verdict::ResponseVerdict;
 use super::{Deadlines, cure, headers, redirect};
+use crate::metrics::{self, UpstreamKind};
+use crate::oci::Namespace;
 
 /// The maximum size of an error body. OCI error bodies are below 4 KiB, and HTML pages of load
 /// balancers are below this limit.
@@ -38,6 +40,9 @@ pub(super) struct OutgoingRequest {
     /// The body of a POST to a token service.
     pub body: Option<Bytes>,
     pub redirects: Redirects,
+    /// The registry and the kind for the metrics.
+    pub registry: Namespace,
+    pub kind: UpstreamKind,
 }
 
 impl OutgoingRequest {
@@ -48,7 +53,22 @@ impl OutgoingRequest {
             headers: self.headers.clone(),
             body: None,
             redirects: self.redirects,
+            registry: self.registry.clone(),
+            kind: self.kind,
         }
+    }
+}
+
+impl OutgoingRequest {
+    /// Counts one exchange with an upstream that took `duration`.
+    fn count(&self, outcome: &Result<reqwest::Response, UpstreamError>, duration: Duration) {
+        let registry = self.registry.as_str();
+        let status = outcome.as_ref().ok().map(|response| response.status().as_u16());
+        // Names of registries that exist have labels. Clients can choose other names.
+        if status.is_some_and(|status| status < 300) {
+            metrics::admit_registry(registry);
+        }
+        metrics::count_upstream_request(registry, self.kind, status, duration);
     }
 }
 
@@ -204,13 +224,16 @@ async fn send_with_retry(
         if let Some(secret) = secret {
             request.headers_mut().insert(AUTHORIZATION, secret.header_value());
         }
-        match timeout(within, client.execute(request)).await {
+        let began = Instant::now();
+        let outcome = match timeout(within, client.execute(request)).await {
             Ok(outcome) => outcome.map_err(|error| not_sent(&host, proxy, error)),
             Err(_elapsed) => Err(UpstreamError::Timeout {
                 host: host.clone(),
                 phase: Phase::Head,
             }),
-        }
+        };
+        outgoing.count(&outcome, began.elapsed());
+        outcome
     };
     let client = endpoint.client(url);
     match once(client.kept.clone()).await {

@@ -253,6 +253,7 @@ impl Upstreams {
             },
         };
         response.body.occupy(slot);
+        response.body.count_for(&request.namespace);
         Ok(response)
     }
 

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use super::Secret;
 use super::exchange::{OutgoingRequest, Redirects};
 use super::registries::RegistryEntry;
+use crate::metrics::UpstreamKind;
 use crate::oci::{Digest, ListQuery, Namespace, Reference, Repository};
 
 /// A request to a registry.
@@ -102,6 +103,13 @@ impl UpstreamRequest {
                 Target::Referrers(..) => Redirects::WithinApi,
                 Target::Blob(_) if entry.passes_redirects() => Redirects::Pass,
                 _ => Redirects::Follow,
+            },
+            registry: self.namespace.clone(),
+            kind: match &self.target {
+                Target::Manifest(_) => UpstreamKind::Manifest,
+                Target::Blob(_) => UpstreamKind::Blob,
+                Target::Tags(_) => UpstreamKind::Tags,
+                Target::Referrers(..) => UpstreamKind::Referrers,
             },
         }
     }

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::content_range::{self, ReceivedRange, ResumeVerdict};
 use super::error::{Phase, UpstreamError};
+use crate::metrics;
+use crate::oci::Namespace;
 
 /// The minimum progress of a body within [`super::Deadlines::idle`]. A slower upstream counts as
 /// silent, because single bytes could block its clients for days. With the default of 30 s, the
@@ -60,6 +63,8 @@ pub struct UpstreamBody {
     expected: Option<u64>,
     /// The request slot of the registry. Released at the end of the body.
     slot: Option<OwnedSemaphorePermit>,
+    /// Counts the received bytes for the metrics.
+    received_bytes: Option<Counter>,
 }
 
 impl UpstreamBody {
@@ -79,7 +84,13 @@ impl UpstreamBody {
             received: 0,
             expected,
             slot: None,
+            received_bytes: None,
         }
+    }
+
+    /// Counts the bytes of the body for `registry`.
+    pub(super) fn count_for(&mut self, registry: &Namespace) {
+        self.received_bytes = Some(metrics::received_bytes(registry.as_str()));
     }
 
     /// Stores `slot` in the body until the body ends.
@@ -109,6 +120,7 @@ impl UpstreamBody {
             received: 0,
             expected: Some(0),
             slot: None,
+            received_bytes: None,
         }
     }
 
@@ -149,6 +161,9 @@ impl UpstreamBody {
         self.waited += began.elapsed();
         let failure = match outcome {
             Ok(Ok(Some(bytes))) => {
+                if let Some(counter) = &self.received_bytes {
+                    counter.inc_by(bytes.len() as u64);
+                }
                 self.crumbs += bytes.len() as u64;
                 if self.crumbs >= CRUMBS {
                     (self.waited, self.crumbs) = (Duration::ZERO, 0);

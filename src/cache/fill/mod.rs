@@ -24,9 +24,11 @@ mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::http::Span;
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
+use crate::metrics::{self, FillEnd};
 use crate::oci::{Digest, Hasher, Origin};
 use crate::runtime::clock::monotonic_millis;
 use crate::runtime::waker::{CoreNotify, RemoteWaker};
@@ -154,6 +156,12 @@ impl Fill {
             }),
             room: tokio::sync::Notify::new(),
         })
+    }
+
+    /// Observes the end of the fill for the metrics.
+    fn observe_end(&self, result: FillEnd) {
+        let duration = Duration::from_millis(monotonic_millis().saturating_sub(self.began));
+        metrics::observe_fill(self.origin.namespace.as_str(), result, duration);
     }
 
     pub fn digest(&self) -> &Digest {

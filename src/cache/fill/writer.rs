@@ -18,6 +18,7 @@ use crate::events::{self, Event};
 use crate::fail_point::hit;
 use crate::http::Span;
 use crate::limits::{FILL_DISK_RATE_MIN, FILL_DISK_WAIT_MAX, FILL_WINDOW_BYTES, HELD_WHOLE_BYTES_MAX};
+use crate::metrics::FillEnd;
 use crate::oci::{Digest, Hasher, Origin};
 use crate::runtime::single_flight::Role;
 use crate::storage::{RemoteBlob, Verified};
@@ -137,6 +138,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         shared.absences().forget(origin, &Target::Blob(*fill.digest()));
     }
     guard.end(End::Verified);
+    fill.observe_end(FillEnd::Completed);
     publish_event(fill, |registry, repository, digest| Event::FillCompleted {
         registry,
         repository,
@@ -158,6 +160,18 @@ enum Failure {
     Abandoned(&'static str),
 }
 
+impl Failure {
+    /// Returns the result for the metrics.
+    fn result(&self) -> FillEnd {
+        match self {
+            Failure::NotBegun(_) => FillEnd::NotBegun,
+            Failure::Body(FetchError::DigestMismatch { .. }) => FillEnd::Mismatch,
+            Failure::Body(_) => FillEnd::Broken,
+            Failure::Abandoned(_) => FillEnd::Abandoned,
+        }
+    }
+}
+
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         match error {
@@ -175,6 +189,7 @@ fn fail(guard: &Guard, failure: Failure) {
         repository,
     } = &fill.origin;
     let digest = fill.digest();
+    let result = failure.result();
     let error = match failure {
         // The client receives the answer. A client that requests unknown digests must not fill the
         // log.
@@ -191,6 +206,7 @@ fn fail(guard: &Guard, failure: Failure) {
             FetchError::Abandoned(reason)
         }
     };
+    fill.observe_end(result);
     publish_event(fill, |registry, repository, digest| Event::FillFailed {
         registry,
         repository,

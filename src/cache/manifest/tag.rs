@@ -11,7 +11,8 @@ use crate::cache::freshness::{TagTerms, is_fresh, terms};
 use crate::cache::{Absence, FetchError, Shared};
 use crate::fail_point::hit;
 use crate::http::CacheResult;
-use crate::oci::{Accept, Origin, Reference, Tag};
+use crate::metrics::{self, TagCheck};
+use crate::oci::{Accept, Digest, Origin, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::storage::{RecordChanges, TagKey, TagPointer};
 use crate::upstream::{Purpose, ResponseVerdict, Target};
@@ -125,6 +126,11 @@ impl TagRequest<'_> {
         }
         let before = shared.absences().change_count(&key.origin);
         let answer = revalidate_or_fetch(shared, key, tag, known, kept_ms.is_some(), terms, complete).await;
+        if known.is_some()
+            && let Err(error) = &answer
+        {
+            count_check(&key.origin, failed_check(error));
+        }
         match &answer {
             Ok(()) if kept_ms.is_some() => {
                 let changes = RecordChanges::not_absent_tag(&tag.tag);
@@ -210,6 +216,7 @@ async fn revalidate_or_fetch(
                 if known.is_some_and(|known| known.pointer.digest != digest) {
                     shared.absences().clear(&key.origin);
                 }
+                count_check(&key.origin, check_of(known, &digest));
                 let pointer = tag.pointer(&manifest, requested_ms);
                 shared.remember(tag, &pointer);
                 let answer = terms.answer(manifest, CacheResult::Revalidated, requested_ms, Some(status));
@@ -224,12 +231,35 @@ async fn revalidate_or_fetch(
     hit("manifest-fetched");
     let status = Some(fetched.status);
     let (manifest, storing) = announce(shared, &key.origin, fetched);
+    if known.is_some() {
+        count_check(&key.origin, check_of(known, &manifest.digest));
+    }
     let pointer = tag.pointer(&manifest, requested_ms);
     shared.remember(tag, &pointer);
     complete(terms.answer(manifest, CacheResult::Miss, requested_ms, status));
     storing.store().await;
     shared.save_pointer(tag, pointer).await;
     Ok(())
+}
+
+/// Returns the result of a check of the tag `known`, which has `digest` now.
+fn check_of(known: Option<&CachedTag>, digest: &Digest) -> TagCheck {
+    match known.is_some_and(|known| known.pointer.digest == *digest) {
+        true => TagCheck::Unchanged,
+        false => TagCheck::Changed,
+    }
+}
+
+fn failed_check(error: &FetchError) -> TagCheck {
+    match error.verdict() {
+        Some(ResponseVerdict::Gone) => TagCheck::Gone,
+        _ => TagCheck::Failed,
+    }
+}
+
+/// Counts a check of a stored tag for the metrics.
+fn count_check(origin: &Origin, result: TagCheck) {
+    metrics::count_tag_check(origin.namespace.as_str(), result);
 }
 
 /// Serves the stored manifest if the upstream's error permits a stale answer. Otherwise returns the

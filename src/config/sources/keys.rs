@@ -218,7 +218,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
     key("os", One(Kind::Text), "operating system of load_platforms"),
     key("arch", One(Kind::Text), "architecture of load_platforms"),
     absent("hello_world", Loss::Less, "built-in test image"),
-    absent("metrics", Loss::Less, "port of a metrics listener"),
 ]);
 
 /// Upper bound of the numbers of images in a rule of `prune`. A larger number is no bound.

@@ -22,7 +22,7 @@ pub struct Sending<'a> {
     pub head: &'a RequestHead<'a>,
     pub keep_alive: bool,
     /// Set if the request is logged.
-    pub stopwatch: Option<&'a Stopwatch>,
+    pub stopwatch: &'a Stopwatch,
 }
 
 /// The result of sending a response.
@@ -256,9 +256,7 @@ impl Sending<'_> {
 
     /// Records the time of the first sent bytes.
     fn head_sent(&self) {
-        if let Some(stopwatch) = self.stopwatch {
-            stopwatch.head_sent();
-        }
+        self.stopwatch.head_sent();
     }
 
     async fn send_all(&self, mut slices: &mut [IoSlice<'_>], more: bool) -> io::Result<()> {

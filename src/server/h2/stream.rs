@@ -41,15 +41,13 @@ enum Known {
 /// The id of a request, and its times if the request is logged.
 struct Arrival {
     id: RequestId,
-    stopwatch: Option<Stopwatch>,
+    stopwatch: Stopwatch,
 }
 
 impl Arrival {
     /// Records that the response head was handed over to the HTTP/2 connection.
     fn head_sent(&self) {
-        if let Some(stopwatch) = &self.stopwatch {
-            stopwatch.head_sent();
-        }
+        self.stopwatch.head_sent();
     }
 }
 
@@ -69,7 +67,7 @@ pub fn begin<H: Handler>(
 ) {
     let arrival = Arrival {
         id: shared.server.request_ids.next(),
-        stopwatch: shared.server.access_log.as_ref().map(|_| Stopwatch::start()),
+        stopwatch: Stopwatch::start(),
     };
     let mut lines = Vec::with_capacity(LINES_BYTES);
     let written = write_lines(&request, &mut lines);
@@ -128,7 +126,7 @@ fn panicked<H: Handler>(
         ..RequestHead::refused()
     };
     let head = read(shared, lines, arrival.id).unwrap_or(refused);
-    Outcome::unanswered(Cut::Aborted).log(shared, &head, details, arrival);
+    Outcome::unanswered(Cut::Aborted).record(shared, &head, details, arrival);
 }
 
 fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8], id: RequestId) -> Result<RequestHead<'a>, HeadError> {
@@ -178,8 +176,8 @@ fn answer_at_once<H: Handler>(
             }
         }
     }
-    let details = RequestDetails::of_hit(ready.content.clone());
-    outcome.log(shared, &head, &details, arrival);
+    let details = RequestDetails::of_hit(&ready);
+    outcome.record(shared, &head, &details, arrival);
     None
 }
 
@@ -202,13 +200,13 @@ async fn answer<H: Handler>(
     };
     let outcome = match known {
         Known::HeadSent(ready, stream) => {
-            *details = RequestDetails::of_hit(ready.content.clone());
+            *details = RequestDetails::of_hit(&ready);
             let mut outbound = Outbound::new(shared, stream);
             let sent = outbound.memory(ready.body(), true).await;
             Outcome::hit().ended(respond, &outbound, sent)
         }
         Known::Ready(ready) => {
-            *details = RequestDetails::of_hit(ready.content.clone());
+            *details = RequestDetails::of_hit(&ready);
             send_ready(shared, respond, &ready, arrival).await
         }
         Known::Refused(error) => {
@@ -232,7 +230,7 @@ async fn answer<H: Handler>(
             }
         }
     };
-    outcome.log(shared, &head, details, arrival);
+    outcome.record(shared, &head, details, arrival);
 }
 
 async fn send_ready<H: Handler>(
@@ -354,7 +352,7 @@ impl Outcome {
         }
     }
 
-    fn log<H: Handler>(
+    fn record<H: Handler>(
         &self,
         shared: &Shared<H>,
         head: &RequestHead<'_>,
@@ -362,21 +360,19 @@ impl Outcome {
         arrival: &Arrival,
     ) {
         let server = &*shared.server;
-        if let (Some(log), Some(stopwatch)) = (&server.access_log, &arrival.stopwatch) {
-            log.write(&Record {
-                peer: shared.peer,
-                head,
-                details,
-                stopwatch,
-                status: self.status,
-                bytes: self.bytes,
-                cache: self.cache,
-                end: match self.cut {
-                    None => End::Complete,
-                    Some(cut) => End::cut(head, self.status, self.bytes, cut == Cut::Gone),
-                },
-            });
-        }
+        server.record(&Record {
+            peer: shared.peer,
+            head,
+            details,
+            stopwatch: &arrival.stopwatch,
+            status: self.status,
+            bytes: self.bytes,
+            cache: self.cache,
+            end: match self.cut {
+                None => End::Complete,
+                Some(cut) => End::cut(head, self.status, self.bytes, cut == Cut::Gone),
+            },
+        });
         if let Some(cut) = self.cut {
             tracing::debug!(id = %head.id, path = head.path, ?cut, "response truncated");
             if cut == Cut::File {

@@ -81,6 +81,11 @@ impl TokenKey {
         })
     }
 
+    /// Returns the registry of the content.
+    pub fn registry(&self) -> &Namespace {
+        &self.requester.namespace
+    }
+
     /// Returns the key with `credential`.
     pub fn with_credential(mut self, credential: CredentialId) -> Self {
         self.credential = Some(credential);

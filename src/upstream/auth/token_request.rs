@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::Secret;
 use super::credential::{Credential, basic};
 use super::token_key::TokenKey;
+use crate::metrics::UpstreamKind;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::error::{Phase, UpstreamError, cause, host_of};
 use crate::upstream::exchange::{self, OutgoingRequest, Redirects};
@@ -69,7 +70,7 @@ pub(super) async fn fetch(
     deadlines: &Deadlines,
 ) -> Result<TokenGrant, UpstreamError> {
     let get =
-        async |secret: Option<Secret>| send(key.url(), &get_request(), secret, endpoint, deadlines).await;
+        async |secret: Option<Secret>| send(key.url(), &get_request(key), secret, endpoint, deadlines).await;
     let post = async |form: &[(&str, &str)]| {
         send(
             key.realm().clone(),
@@ -116,7 +117,7 @@ pub(super) async fn fetch(
     outcome.map_err(|refused: TokenRefusal| refused.error)
 }
 
-fn get_request() -> OutgoingRequest {
+fn get_request(key: &TokenKey) -> OutgoingRequest {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     OutgoingRequest {
@@ -124,6 +125,8 @@ fn get_request() -> OutgoingRequest {
         headers,
         body: None,
         redirects: Redirects::Follow,
+        registry: key.registry().clone(),
+        kind: UpstreamKind::Token,
     }
 }
 
@@ -140,7 +143,7 @@ fn post_request(key: &TokenKey, form: &[(&str, &str)]) -> OutgoingRequest {
     }
     pairs.extend_pairs(form);
     drop(pairs);
-    let mut outgoing = get_request();
+    let mut outgoing = get_request(key);
     outgoing.method = http::Method::POST;
     outgoing.headers.insert(
         CONTENT_TYPE,

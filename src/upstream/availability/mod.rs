@@ -120,6 +120,25 @@ pub enum AvailabilityState {
     Limited,
 }
 
+impl AvailabilityState {
+    pub const ALL: [AvailabilityState; 4] = [
+        AvailabilityState::Available,
+        AvailabilityState::Failing,
+        AvailabilityState::Tripped,
+        AvailabilityState::Limited,
+    ];
+
+    /// Returns the word of the statistics and the metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            AvailabilityState::Available => "available",
+            AvailabilityState::Failing => "failing",
+            AvailabilityState::Tripped => "unavailable",
+            AvailabilityState::Limited => "limited",
+        }
+    }
+}
+
 /// Records the outcome of one request. A tracker dropped without an outcome records nothing.
 pub(super) struct RequestTracker {
     registries: Arc<AvailabilityTable>,

@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "cache", "config", "http", "manage", "oci", "runtime", "store", "upstream",
+            "cache", "config", "http", "manage", "metrics", "oci", "runtime", "server", "store", "upstream",
         ],
     ),
     (
@@ -35,12 +35,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "admin", "auth", "cache", "config", "fairness", "manage", "registry", "runtime", "server",
-            "storage", "store", "sys", "systemd", "upstream",
+            "admin", "auth", "cache", "config", "fairness", "manage", "metrics", "registry", "runtime",
+            "server", "storage", "store", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
-    ("server", &["http", "runtime", "sys"]),
+    ("server", &["http", "metrics", "runtime", "sys"]),
     (
         "registry",
         &[
@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cache",
         &[
-            "config", "fairness", "http", "oci", "runtime", "storage", "upstream",
+            "config", "fairness", "http", "metrics", "oci", "runtime", "storage", "upstream",
         ],
     ),
     (
@@ -60,7 +60,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("fairness", &["config", "oci"]),
     ("store", &["config", "oci", "sys"]),
-    ("upstream", &["config", "oci"]),
+    ("metrics", &["http"]),
+    ("upstream", &["config", "metrics", "oci"]),
     ("config", &["oci"]),
 ];
 
@@ -150,6 +151,7 @@ const CLOCKS: &[&str] = &[
     "src/upstream/auth/token.rs",
     "src/upstream/authenticate.rs",
     "src/upstream/challenger.rs",
+    "src/upstream/exchange.rs",
     "src/upstream/heads.rs",
     "src/upstream/lookups.rs",
     "src/upstream/mod.rs",
@@ -696,7 +698,7 @@ fn change(setting: Setting, home: &Path) -> (Given, Given) {
         Setting::LogLevel => "debug".into(),
         Setting::LogFormat => "json".into(),
         Setting::LogFile => file("cache.log"),
-        Setting::AdminAddr | Setting::HealthAddr => "127.0.0.1:7".into(),
+        Setting::AdminAddr | Setting::HealthAddr | Setting::MetricsAddr => "127.0.0.1:7".into(),
         Setting::AdminTokensFile => file("tokens"),
         Setting::PreloadImages | Setting::ImageFile => file("images"),
         Setting::LoadPlatforms => "all".into(),

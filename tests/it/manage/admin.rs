@@ -126,6 +126,7 @@ fn each_role_reaches_its_operations_and_no_others() {
         ("GET /openapi.json".to_owned(), 0),
         // The client is on this machine.
         ("GET /_/stats".to_owned(), 0),
+        ("GET /metrics".to_owned(), 0),
         ("GET /api/v1/stats".to_owned(), 1),
         ("GET /api/v1/upstreams".to_owned(), 1),
         ("GET /api/v1/images".to_owned(), 1),

@@ -27,6 +27,9 @@ mod list;
 /// The command `load`, its jobs, and `PRELOAD_IMAGES`.
 mod load;
 
+/// The metrics for Prometheus.
+mod metrics;
+
 /// The formats of the output of all commands.
 mod output;
 

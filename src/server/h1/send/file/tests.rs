@@ -17,6 +17,7 @@ use crate::limits::READERS_LARGE_MAX;
 use crate::runtime::core;
 use crate::runtime::helper::Helper;
 use crate::runtime::waker::CoreNotify;
+use crate::server::access_log::Stopwatch;
 use crate::server::connection_limits::ConnectionLimits;
 use crate::server::deadlines::DeadlineTable;
 use crate::server::stream::Stream;
@@ -87,7 +88,7 @@ async fn send<T: Send + 'static>(
         helper,
         head: &head,
         keep_alive: true,
-        stopwatch: None,
+        stopwatch: &Stopwatch::start(),
     };
     let response = Response {
         status: 200,

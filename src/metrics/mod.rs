@@ -1,0 +1,19 @@
+//! Measurements of the process. `docs/reference/metrics.md` describes the exposed families.
+//!
+//! Each core counts its requests in cells of its own, and a scrape adds the cells. Other threads count
+//! in families of [`prometheus_client`].
+
+mod cell;
+mod http;
+mod latency;
+mod process;
+mod registry_labels;
+
+pub use cell::Cell64;
+pub use http::{CoreHttp, FinishedRequest, HttpMetrics, HttpTotals};
+pub use latency::LatencyTotals;
+pub use process::{
+    FillEnd, TagCheck, UpstreamKind, count_tag_check, count_upstream_request, count_wrong_body, observe_fill,
+    received_bytes, register, wrong_bodies,
+};
+pub use registry_labels::{OTHER_REGISTRIES, admit_registry, configure_registries, registry_label};
