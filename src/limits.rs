@@ -711,6 +711,25 @@ pub const LOAD_RETRIES_MAX: usize = 3;
 /// Interval at which a load checks whether it was canceled.
 pub const LOAD_STOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Pages of the referrers of one manifest that a load follows. A page has at most [`LISTING_BYTES_MAX`],
+/// so 16 pages have more than 100,000 entries of some 500 bytes.
+pub const LOAD_REFERRERS_PAGES_MAX: usize = 16;
+
+/// Referrers of one image that a load fetches. Build systems attach a few to each manifest. 10,000
+/// digests with their sizes are some 1 MiB.
+pub const LOAD_REFERRERS_MAX: usize = 10_000;
+
+/// References that clients requested in vain. A reference has at most some 500 bytes, so all references
+/// have at most 6 MiB in memory, and as many in their file.
+pub const MISSING_REFERENCES_MAX: usize = 10_000;
+
+/// The shortest time between two writes of these references. A kill loses the references of this time.
+pub const MISSING_WRITE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Reasons why one image is not ready for an air gap. An image has some 100 layers at most, and a list
+/// has [`LOAD_IMAGES_MAX`] images.
+pub const READINESS_PROBLEMS_MAX: usize = 20;
+
 /// Indexes within indexes.
 pub const INDEX_DEPTH_MAX: usize = 4;
 

@@ -16,7 +16,6 @@ use super::access::{Access, Actor, Peer, Role};
 use super::body::{self, Body, Form};
 use super::change::Change;
 use super::job_work::JobWork;
-use super::jobs::Jobs;
 use super::listen::Serves;
 use super::metrics;
 use super::operation::Operation;
@@ -44,7 +43,6 @@ pub struct Api {
     pub(super) subjects: AdminSubjects,
     access: Access,
     plans: Plans,
-    pub(super) jobs: Arc<Jobs>,
 }
 
 impl Api {
@@ -53,7 +51,6 @@ impl Api {
             subjects,
             access,
             plans: Plans::default(),
-            jobs: Arc::default(),
         }
     }
 
@@ -129,6 +126,9 @@ impl Api {
             Operation::ShowBlob(digest) => self.blob(digest).await,
             Operation::Explain { name, user } => self.explain(name, user).await,
             Operation::ListFills => Ok(form.list("fills", &self.subjects.cache.fill_statuses())),
+            Operation::ListMissing => self.missing(form).await,
+            Operation::ClearMissing => Ok(self.clear_missing(&actor)),
+            Operation::CheckReadiness => self.readiness(request, form).await,
             Operation::Events => self.events(),
             Operation::ListPins => self.pins(form),
             Operation::ChangePin { pin, is_added } => self.change_pin(actor, pin, is_added).await,
@@ -136,9 +136,9 @@ impl Api {
             Operation::ApplyPrune { plan } => self.apply(actor, plan).await,
             Operation::Verify => self.verify(actor, request).await,
             Operation::Preload => self.preload(actor, request).await,
-            Operation::ListJobs => Ok(form.list("jobs", &self.jobs.list())),
+            Operation::ListJobs => Ok(form.list("jobs", &self.subjects.jobs.list())),
             Operation::ShowJob { id } => self.show_job(id, form),
-            Operation::CancelJob { id } => ok(StatusCode::OK, &self.jobs.cancel(id)?),
+            Operation::CancelJob { id } => ok(StatusCode::OK, &self.subjects.jobs.cancel(id)?),
             Operation::Reload => signal(&actor, "reload", Signal::HUP),
             Operation::Stop => signal(&actor, "stop", Signal::TERM),
         }
@@ -158,7 +158,7 @@ impl Api {
 
     /// `GET /metrics`
     async fn metrics(&self) -> Answer {
-        let (subjects, jobs) = (self.subjects.clone(), self.jobs.list());
+        let (subjects, jobs) = (self.subjects.clone(), self.subjects.jobs.list());
         let text = blocking(move || metrics::scrape(&subjects, jobs)).await;
         let mut response = Response::new(body::whole(text.map_err(|_| Problem::Panicked)?));
         let media_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
@@ -205,6 +205,19 @@ impl Api {
         ok(StatusCode::OK, &json!({"pin": pattern, "changed": changed}))
     }
 
+    /// `DELETE /api/v1/missing`
+    fn clear_missing(&self, actor: &Actor) -> Response<Body> {
+        let change = Change {
+            actor: actor.clone(),
+            action: "clear missing",
+            selector: String::new(),
+        };
+        change.requested(None);
+        self.subjects.cache.clear_missing();
+        change.pinned(Some(true));
+        json_response(StatusCode::OK, &json!({"changed": true}), "application/json")
+    }
+
     /// `POST /api/v1/prune`
     async fn plan(&self, request: Request<Incoming>, form: Form) -> Answer {
         let store = self.store()?;
@@ -247,7 +260,7 @@ impl Api {
             plan,
             progress,
         };
-        let id = self.jobs.start(change, work)?;
+        let id = self.subjects.jobs.start(change, work)?;
         ok(StatusCode::ACCEPTED, &json!({"job": id}))
     }
 
@@ -278,7 +291,7 @@ impl Api {
             rule,
             progress: LoadProgress::default(),
         };
-        let id = self.jobs.start(change, work)?;
+        let id = self.subjects.jobs.start(change, work)?;
         ok(StatusCode::ACCEPTED, &json!({"job": id}))
     }
 
@@ -329,7 +342,7 @@ fn request_id() -> RequestId {
 }
 
 /// Reads a body of at most `bytes_max` as JSON. `invalid` makes a problem of the reason why the body is invalid.
-async fn json_body<T: DeserializeOwned>(
+pub(super) async fn json_body<T: DeserializeOwned>(
     request: Request<Incoming>,
     bytes_max: usize,
     invalid: impl Fn(String) -> Problem,

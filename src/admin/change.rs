@@ -67,7 +67,8 @@ impl Change {
         log::flush();
     }
 
-    /// Logs the outcome of a changed pin. `None` means that the pins could not be written.
+    /// Logs the outcome of a changed pin, or of forgotten references. `None` means that the pins could not
+    /// be written.
     pub fn pinned(&self, changed: Option<bool>) {
         tracing::info!(
             actor = self.actor.name,

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::socket_path;
 use crate::limits::ADMIN_REQUEST_TIMEOUT;
-use crate::manage::{Explanation, PruneRequest, RemovalReport};
+use crate::manage::{Explanation, MissingImage, PruneRequest, RemovalReport};
 use crate::oci::{ImageName, Platforms};
 use crate::store::{Pin, StoreStats};
 
@@ -53,6 +53,11 @@ struct PinList {
     /// The platforms of pins that do not hold all platforms.
     #[serde(default)]
     platforms: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct MissingList {
+    missing: Vec<MissingImage>,
 }
 
 #[derive(Deserialize)]
@@ -141,6 +146,26 @@ impl AdminClient {
             &format!("/api/v1/explain?ref={name}&user={user}"),
             None,
         )
+    }
+
+    /// Returns the references that clients requested and the store lacks.
+    ///
+    /// # Errors
+    ///
+    /// The request failed.
+    pub fn missing(&self) -> Result<Vec<MissingImage>, AdminError> {
+        let list: MissingList = self.send(Method::GET, "/api/v1/missing", None)?;
+        Ok(list.missing)
+    }
+
+    /// Forgets the references that clients requested.
+    ///
+    /// # Errors
+    ///
+    /// The request failed.
+    pub fn clear_missing(&self) -> Result<(), AdminError> {
+        let _: serde::de::IgnoredAny = self.send(Method::DELETE, "/api/v1/missing", None)?;
+        Ok(())
     }
 
     /// Returns the state of the store.

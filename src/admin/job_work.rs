@@ -10,8 +10,8 @@ use super::change::{Change, PlannedChange};
 use super::jobs::JobKind;
 use crate::limits::CONNECTION_SWEEP_INTERVAL;
 use crate::manage::{
-    LoadProgress, LoadReport, LoadRule, Loader, PlannedVerification, ProgressCounts, VerifyProgress,
-    VerifyReport,
+    ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, PlannedVerification, ProgressCounts,
+    VerifyProgress, VerifyReport,
 };
 use crate::store::FsStore;
 
@@ -62,6 +62,14 @@ impl JobWork {
         }
     }
 
+    /// Returns the images that a load pulls now.
+    pub fn images(&self) -> Vec<ImageInWork> {
+        match self {
+            JobWork::Verify { .. } => Vec::new(),
+            JobWork::Load { progress, .. } => progress.images(),
+        }
+    }
+
     /// Does the work of the job `id` until its end, or until the drop of the sender of `stopped`. Writes
     /// a log line before and a log line after work that may change the store. Blocks.
     ///
@@ -78,21 +86,39 @@ impl JobWork {
                 let report = verify(store, plan, progress, (id, change), stopped);
                 Ok(JobReport::Verify(report))
             }
-            JobWork::Load {
-                loader,
-                rule,
-                progress,
-            } => {
+            JobWork::Load { rule, .. } => {
                 change.requested(Some(PlannedChange {
                     job: Some(id),
                     images: rule.images.len() as u64,
                     objects: 0,
                     bytes: 0,
                 }));
-                let report = loader.run(rule, progress, stopped)?;
-                change.loaded(id, &report);
-                Ok(JobReport::Load(report))
+                let report = self.report(stopped)?;
+                if let JobReport::Load(report) = &report {
+                    change.loaded(id, report);
+                }
+                Ok(report)
             }
+        }
+    }
+
+    /// Does the work without log lines of its own. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The process lacks a resource.
+    pub fn report(&self, stopped: &Receiver<()>) -> io::Result<JobReport> {
+        match self {
+            JobWork::Verify {
+                store,
+                plan,
+                progress,
+            } => Ok(JobReport::Verify(plan.run(store, progress, stopped.clone()))),
+            JobWork::Load {
+                loader,
+                rule,
+                progress,
+            } => Ok(JobReport::Load(loader.run(rule, progress, stopped)?)),
         }
     }
 }

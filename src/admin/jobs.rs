@@ -1,6 +1,8 @@
-//! Jobs: verifications and loads that run on threads of their own, longer than a request.
+//! Jobs: verifications and loads that run on threads of their own, longer than a request. The load at
+//! start is a job too.
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -13,7 +15,7 @@ use super::job_work::{JobReport, JobWork};
 use super::problem::Problem;
 use crate::events::{self, Event};
 use crate::limits::{JOBS_ENDED_MAX, JOBS_RUNNING_MAX};
-use crate::manage::ProgressCounts;
+use crate::manage::{ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, ProgressCounts};
 use crate::runtime::clock::unix_seconds;
 use crate::sync::Mutex;
 
@@ -82,6 +84,9 @@ pub struct JobStatus {
     /// In seconds since 1970.
     pub began_at: u64,
     pub progress: ProgressCounts,
+    /// The images that a running load pulls now, in the order of their begin.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageInWork>,
     /// The report of a completed or canceled job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobReport>,
@@ -114,6 +119,42 @@ impl Jobs {
     ///
     /// [`JOBS_RUNNING_MAX`] jobs run already, or no thread can be created.
     pub fn start(&self, change: Change, work: JobWork) -> Result<u64, Problem> {
+        self.start_with(work, move |work, id, stopped| work.run(id, &change, stopped))
+    }
+
+    /// Starts the load at the start of the cache, which no client requested. Calls `began` before the load,
+    /// and `ended` after the load.
+    ///
+    /// # Errors
+    ///
+    /// [`JOBS_RUNNING_MAX`] jobs run already, or no thread can be created.
+    pub fn preload(
+        &self,
+        loader: Loader,
+        rule: LoadRule,
+        began: impl FnOnce(u64) + Send + 'static,
+        ended: impl FnOnce(&LoadReport) + Send + 'static,
+    ) -> Result<u64, Problem> {
+        let work = JobWork::Load {
+            loader,
+            rule,
+            progress: LoadProgress::default(),
+        };
+        self.start_with(work, move |work, id, stopped| {
+            began(id);
+            let report = work.report(stopped)?;
+            if let JobReport::Load(report) = &report {
+                ended(report);
+            }
+            Ok(report)
+        })
+    }
+
+    fn start_with(
+        &self,
+        work: JobWork,
+        run: impl FnOnce(&JobWork, u64, &Receiver<()>) -> io::Result<JobReport> + Send + 'static,
+    ) -> Result<u64, Problem> {
         let mut table = self.0.lock();
         let (job, stopped) = table.add(work)?;
         let id = job.id;
@@ -121,7 +162,7 @@ impl Jobs {
         let name = job.work.kind().thread_name();
         let started = thread::Builder::new().name(name.into()).spawn(move || {
             running.publish();
-            let run = || running.work.run(id, &change, &stopped);
+            let run = || run(&running.work, id, &stopped);
             let end = match catch_unwind(AssertUnwindSafe(run)) {
                 Ok(Ok(report)) => End::Report(report),
                 Ok(Err(error)) => End::Failed(error.to_string()),
@@ -145,6 +186,7 @@ impl Jobs {
         let jobs = table.jobs.iter().rev();
         jobs.map(|job| JobStatus {
             result: None,
+            images: Vec::new(),
             ..job.status()
         })
         .collect()
@@ -168,6 +210,13 @@ impl Jobs {
         let job = self.find(id)?;
         drop(job.stop.lock().take());
         Ok(job.status())
+    }
+
+    /// Stops all running jobs, at the stop of the cache.
+    pub fn cancel_all(&self) {
+        for job in &self.0.lock().jobs {
+            drop(job.stop.lock().take());
+        }
     }
 
     fn find(&self, id: u64) -> Result<Arc<Job>, Problem> {
@@ -232,6 +281,10 @@ impl Job {
             state,
             began_at: self.began_at,
             progress: self.work.counts(),
+            images: match state {
+                JobState::Running => self.work.images(),
+                _ => Vec::new(),
+            },
             result,
             error,
         }

@@ -36,7 +36,7 @@ use crate::upstream::Upstreams;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
 pub use job_work::JobReport;
-pub use jobs::{JobState, JobStatus};
+pub use jobs::{JobState, JobStatus, Jobs};
 pub use legacy::{LegacyAdmin, LegacyAnswer, LegacyRequest};
 pub use listen::AdminSocket;
 pub use metrics::MeasuredParts;
@@ -76,6 +76,7 @@ pub struct AdminSubjects {
     pub loader: Loader,
     pub load_settings: LoadSettings,
     pub measured: MeasuredParts,
+    pub jobs: Arc<Jobs>,
 }
 
 /// Returns the path of the socket of the cache with the store in `root`.

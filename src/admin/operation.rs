@@ -37,6 +37,11 @@ pub enum Operation {
         user: Option<String>,
     },
     ListFills,
+    /// The references that clients requested and the store lacks.
+    ListMissing,
+    ClearMissing,
+    /// Whether an air-gapped cache over the store serves images whole.
+    CheckReadiness,
     Events,
     ListPins,
     ChangePin {
@@ -89,6 +94,8 @@ impl Operation {
             | Operation::ShowBlob(_)
             | Operation::Explain { .. }
             | Operation::ListFills
+            | Operation::ListMissing
+            | Operation::CheckReadiness
             | Operation::Events
             | Operation::ListPins
             | Operation::ListJobs
@@ -97,6 +104,7 @@ impl Operation {
             | Operation::ChangePin { .. }
             | Operation::Verify
             | Operation::Preload
+            | Operation::ClearMissing
             | Operation::CancelJob { .. } => Role::Operate,
             Operation::PlanPrune | Operation::ApplyPrune { .. } | Operation::Reload | Operation::Stop => {
                 Role::Admin
@@ -133,6 +141,12 @@ fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation
             })
         }),
         "fills" => read(method, || Ok(Operation::ListFills)),
+        "missing" => match *method {
+            Method::GET | Method::HEAD => Ok(Operation::ListMissing),
+            Method::DELETE => Ok(Operation::ClearMissing),
+            _ => Err(Problem::Method("GET, HEAD, DELETE")),
+        },
+        "readiness" => post(method, || Ok(Operation::CheckReadiness)),
         "events" => read(method, || Ok(Operation::Events)),
         "pins" => read(method, || Ok(Operation::ListPins)),
         "jobs" => read(method, || Ok(Operation::ListJobs)),
@@ -348,6 +362,9 @@ mod tests {
             ("POST /api/v1/prune/7/apply", Role::Admin),
             ("POST /api/v1/verify", Role::Operate),
             ("POST /api/v1/preload", Role::Operate),
+            ("GET /api/v1/missing", Role::Read),
+            ("DELETE /api/v1/missing", Role::Operate),
+            ("POST /api/v1/readiness", Role::Read),
             ("GET /api/v1/jobs", Role::Read),
             ("GET /api/v1/jobs/1", Role::Read),
             ("DELETE /api/v1/jobs/1", Role::Operate),
@@ -396,7 +413,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 25);
+        assert_eq!(described().len(), 28);
     }
 
     #[test]

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
 use serde_json::json;
 
 use super::AdminSubjects;
-use super::api::{Answer, Api, ok, reader};
+use super::api::{Answer, Api, json_body, ok, reader};
 use super::body::{self, Form};
 use super::problem::Problem;
 use super::streams;
 use crate::events::EventReader;
-use crate::limits::{ADMIN_PAGE_TIMEOUT, ADMIN_SORT_TIMEOUT};
+use crate::limits::{ADMIN_PAGE_TIMEOUT, ADMIN_SORT_TIMEOUT, LOAD_BODY_BYTES_MAX};
 use crate::manage::{
-    ImagePage, ImageQuery, PullSettings, Sort, explain_stored, list_page, show_blob, show_images,
+    AirGapSettings, ImagePage, ImageQuery, PullSettings, ReadinessRequest, Sort, check_readiness,
+    explain_stored, list_page, report_missing, show_blob, show_images,
 };
 use crate::oci::{Digest, ImageName};
 use crate::runtime::clock::monotonic_millis;
@@ -46,9 +48,12 @@ impl Api {
 
     /// `GET /api/v1/jobs/{id}`
     pub(super) fn show_job(&self, id: u64, form: Form) -> Answer {
-        let status = self.jobs.get(id)?;
+        let status = self.subjects.jobs.get(id)?;
         match form {
-            Form::Lines => Ok(body::lines(StatusCode::OK, streams::job(self.jobs.clone(), id))),
+            Form::Lines => Ok(body::lines(
+                StatusCode::OK,
+                streams::job(self.subjects.jobs.clone(), id),
+            )),
             Form::Whole => ok(StatusCode::OK, &status),
         }
     }
@@ -78,6 +83,51 @@ impl Api {
             Some(blob) => ok(StatusCode::OK, &blob),
             None => Err(Problem::NotStored),
         }
+    }
+
+    /// `GET /api/v1/missing`
+    pub(super) async fn missing(&self, form: Form) -> Answer {
+        let store = self.store()?;
+        let AdminSubjects {
+            cache,
+            live,
+            tag_policy,
+            ..
+        } = self.subjects.clone();
+        let missing = blocking(move || {
+            let (recorded, _) = cache.missing();
+            let air_gap = AirGapSettings {
+                registries: &live.registries(),
+                caches_tags: tag_policy.cache_tags,
+            };
+            Ok::<_, Problem>(report_missing(&reader(&store)?, air_gap, recorded))
+        });
+        let missing = missing.await.map_err(|_| Problem::Panicked)??;
+        Ok(form.list("missing", &missing))
+    }
+
+    /// `POST /api/v1/readiness`
+    pub(super) async fn readiness(&self, request: Request<Incoming>, form: Form) -> Answer {
+        let store = self.store()?;
+        let invalid = |error: String| Problem::Invalid(format!("the body is no readiness request: {error}"));
+        let wanted: ReadinessRequest = json_body(request, LOAD_BODY_BYTES_MAX, invalid).await?;
+        let AdminSubjects {
+            live,
+            tag_policy,
+            load_settings,
+            ..
+        } = self.subjects.clone();
+        let images = blocking(move || {
+            let reader = reader(&store)?;
+            let request = wanted.into_load();
+            let air_gap = AirGapSettings {
+                registries: &live.registries(),
+                caches_tags: tag_policy.cache_tags,
+            };
+            check_readiness(&reader, air_gap, &request, &load_settings).map_err(invalid)
+        });
+        let images = images.await.map_err(|_| Problem::Panicked)??;
+        Ok(form.list("images", &images))
     }
 
     /// `GET /api/v1/explain`

@@ -1,8 +1,10 @@
 //! Builds a running server from a [`Config`]. The only module that depends on every other module.
 
 mod cache_parts;
+mod hello_world;
 mod listen;
 mod load;
+mod missing_file;
 mod preload;
 mod reload;
 mod resources;
@@ -11,11 +13,12 @@ mod supervise;
 mod tls;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::{LegacyAdmin, MeasuredParts};
+use crate::admin::{Jobs, LegacyAdmin, MeasuredParts};
 use crate::auth::ClientAuth;
 use crate::config::{Config, Diagnostics, ListenAddr};
 use crate::log;
@@ -36,8 +39,10 @@ use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::BuildError;
 
 use cache_parts::CacheParts;
+use missing_file::MissingFile;
 use preload::Preload;
 
+pub use hello_world::{HelloWorld, HelloWorldError};
 pub use load::load;
 pub use resources::{outlive_terminal, set_umask};
 pub use stop::End;
@@ -215,7 +220,10 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         driver: choice.driver.name(),
         storage: config.storage.backend(),
     };
-    let admin_socket = supervise::open_admin(&config, &storage, &cache, &loader, &health, measured, &helper);
+    let jobs = Arc::new(Jobs::default());
+    let admin_socket = supervise::open_admin(
+        &config, &storage, &cache, &loader, &health, measured, &helper, &jobs,
+    );
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -228,9 +236,15 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
+    let missing_file = storage
+        .local_store()
+        .map(|store| MissingFile::start(store, cache.clone()))
+        .transpose()
+        .map_err(AppError::threads)?;
     let store_threads =
         supervise::StoreThreads::start(&storage, &config, &loader).map_err(AppError::threads)?;
-    let preload = Preload::start(&config, storage.local_store(), loader).map_err(AppError::threads)?;
+    let preload = Preload::start(&config, storage.local_store(), loader, jobs.clone());
+    let preload = preload.map_err(AppError::threads)?;
 
     for signal in signals.forever() {
         match signal {
@@ -258,7 +272,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_timeout,
     );
     drop(preload);
+    jobs.cancel_all();
     drop(admin_socket);
+    drop(missing_file);
     drop(store_threads);
     if config.access_log {
         AccessLog::wait_for_cores();

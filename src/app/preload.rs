@@ -1,5 +1,5 @@
-//! The load of `PRELOAD_IMAGES`, on a thread of its own after the start. Its failures only have log
-//! lines, so the cache serves without them.
+//! The load of `PRELOAD_IMAGES`, a job after the start. Its failures only have log lines, so the cache
+//! serves without them.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::admin::Jobs;
 use crate::config::{Config, LoadSettings};
 use crate::limits::IMAGE_LIST_MISTAKES_MAX;
-use crate::manage::{ImageList, LoadProgress, LoadRequest, Loader, read_image_list};
+use crate::manage::{ImageList, LoadReport, LoadRequest, Loader, read_image_list};
 use crate::runtime::clock::monotonic_millis;
 use crate::store::FsStore;
 
 /// The interval of the looks whether the scan at start has ended.
 const SCAN_LOOK: Duration = Duration::from_millis(200);
 
-/// A running load. The drop ends the load.
+/// The wait for the begin of the load. The drop ends the wait.
 pub(super) struct Preload {
     _stop: Sender<()>,
 }
@@ -30,7 +31,12 @@ impl Preload {
     /// # Errors
     ///
     /// The thread cannot be created.
-    pub fn start(config: &Config, store: Option<Arc<FsStore>>, loader: Loader) -> io::Result<Option<Self>> {
+    pub fn start(
+        config: &Config,
+        store: Option<Arc<FsStore>>,
+        loader: Loader,
+        jobs: Arc<Jobs>,
+    ) -> io::Result<Option<Self>> {
         let Some(path) = config.preload_images.clone() else {
             return Ok(None);
         };
@@ -41,11 +47,11 @@ impl Preload {
                 return;
             }
             // A panic is a bug, and the cache serves.
-            if catch_unwind(AssertUnwindSafe(|| run(&path, &settings, &loader, &stopped))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| start_job(&path, &settings, loader, &jobs))).is_err() {
                 tracing::error!("preload panicked");
             }
         };
-        thread::Builder::new().name("image-load".into()).spawn(work)?;
+        thread::Builder::new().name("preload".into()).spawn(work)?;
         Ok(Some(Preload { _stop: stop }))
     }
 }
@@ -61,7 +67,8 @@ pub(super) fn wait_for_scan(store: Option<&FsStore>, stopped: &Receiver<()>) -> 
     true
 }
 
-fn run(path: &Path, settings: &LoadSettings, loader: &Loader, stopped: &Receiver<()>) {
+/// Reads the list, and starts the job.
+fn start_job(path: &Path, settings: &LoadSettings, loader: Loader, jobs: &Jobs) {
     let shown = path.display();
     let list = match read_image_list(path) {
         Ok(list) => list,
@@ -83,12 +90,20 @@ fn run(path: &Path, settings: &LoadSettings, loader: &Loader, stopped: &Receiver
             return tracing::warn!(path = %shown, %error, "preload list unusable");
         }
     };
-    let began = monotonic_millis();
-    tracing::info!(path = %shown, images = rule.images.len(), platforms = %settings.platforms, "preload started");
-    let report = match loader.run(&rule, &LoadProgress::default(), stopped) {
-        Ok(report) => report,
-        Err(error) => return tracing::warn!(%error, "preload failed"),
-    };
+    let began_at = monotonic_millis();
+    let (images, platforms, list) = (
+        rule.images.len(),
+        settings.platforms.to_string(),
+        shown.to_string(),
+    );
+    let began = move |job| tracing::info!(path = list, job, images, platforms, "preload started");
+    let started = jobs.preload(loader, rule, began, move |report| log_end(report, began_at));
+    if let Err(error) = started {
+        tracing::warn!(%error, "preload failed");
+    }
+}
+
+fn log_end(report: &LoadReport, began_at: u64) {
     for (image, error) in report.failures() {
         let status = image.upstream_status;
         tracing::warn!(
@@ -103,7 +118,7 @@ fn run(path: &Path, settings: &LoadSettings, loader: &Loader, stopped: &Receiver
         failed = report.failed,
         bytes = report.fetched_bytes,
         complete = report.complete,
-        duration_s = (monotonic_millis() - began) / 1_000,
+        duration_s = (monotonic_millis() - began_at) / 1_000,
         "preload completed"
     );
 }

@@ -1,9 +1,10 @@
 //! Notifications to systemd, the admin socket, and the start of the watchdog.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::listen::Address;
-use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects, MeasuredParts};
+use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects, Jobs, MeasuredParts};
 use crate::cache::{Cache, TagPolicy};
 use crate::config::{Config, SystemdEnvironment};
 use crate::manage::{BackgroundPrune, Loader, PinRepair};
@@ -36,6 +37,7 @@ pub(super) fn open_admin(
     health: &Health,
     measured: MeasuredParts,
     helper: &Helper,
+    jobs: &Arc<Jobs>,
 ) -> Option<AdminSocket> {
     let settings = AdminSettings {
         addr: config.admin_addr,
@@ -55,6 +57,7 @@ pub(super) fn open_admin(
         loader: loader.clone(),
         load_settings: config.load_settings(),
         measured,
+        jobs: jobs.clone(),
     };
     admin::start(settings, subjects, helper)
 }

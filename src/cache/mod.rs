@@ -18,6 +18,7 @@ mod hold;
 mod listing;
 mod lookup_counts;
 mod manifest;
+mod missing;
 mod passthrough;
 mod records;
 mod slots;
@@ -62,6 +63,7 @@ use absence::Absences;
 use access::AccessTable;
 use listing::Listings;
 use manifest::Needs;
+use missing::MissingReferences;
 use records::ListingRepositories;
 use slots::{Class, FetchSlot, FetchSlots};
 use stored_headers::{media_type, named_digest, storable};
@@ -88,6 +90,7 @@ struct Shared {
     access: AccessTable,
     absences: Absences,
     listing_repositories: ListingRepositories,
+    missing: MissingReferences,
     /// Verified manifests that are being stored. Lookups find the manifests already.
     pending: Mutex<HashMap<Key, Arc<Manifest>>>,
     /// Slots of fills and manifest fetches.
@@ -149,6 +152,7 @@ impl Cache {
             access: AccessTable::default(),
             absences: Absences::default(),
             listing_repositories: ListingRepositories::default(),
+            missing: MissingReferences::default(),
             pending: Mutex::default(),
             slots: FetchSlots::new(descriptors),
             memory,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
-use super::progress::ProgressLine;
+use super::progress::{ProgressArgs, ProgressLine};
 use super::target::Failure;
 use crate::config::{S3Settings, StorageConfig, StoreBounds};
 use crate::manage::{PlannedRemoval, RemovalReport};
@@ -22,15 +22,21 @@ pub(super) struct BucketCopy {
     bucket: S3Store,
     listing: BucketListing,
     dir: TempDir,
+    progress: ProgressArgs,
 }
 
 impl BucketCopy {
     /// Lists and copies the bucket if the store is a bucket, or if `is_wanted`. `None` for the directory
-    /// of the store. Prints the number of requests on standard error.
-    pub fn of(storage: &StorageConfig, is_wanted: bool) -> Result<Option<Self>, Failure> {
+    /// of the store. Prints the number of requests on standard error,
+    /// with the progress.
+    pub fn of(
+        storage: &StorageConfig,
+        is_wanted: bool,
+        progress: ProgressArgs,
+    ) -> Result<Option<Self>, Failure> {
         match (storage.s3(), storage.root()) {
-            (Some(settings), None) => Self::copy(settings).map(Some),
-            (Some(settings), Some(_)) if is_wanted => Self::copy(settings).map(Some),
+            (Some(settings), None) => Self::copy(settings, progress).map(Some),
+            (Some(settings), Some(_)) if is_wanted => Self::copy(settings, progress).map(Some),
             (None, _) if is_wanted => Err(Failure::misuse(
                 "--bucket needs a bucket; set STORAGE_BACKEND=s3 or tiered, and S3_BUCKET",
             )),
@@ -38,7 +44,7 @@ impl BucketCopy {
         }
     }
 
-    fn copy(settings: &S3Settings) -> Result<Self, Failure> {
+    fn copy(settings: &S3Settings, progress: ProgressArgs) -> Result<Self, Failure> {
         let helper = Helper::start(NonZeroUsize::MIN).map_err(Failure::of)?;
         let bucket = helper
             .wait(S3Store::open_for_command(settings))
@@ -52,8 +58,10 @@ impl BucketCopy {
                 ))
             })?;
         let name = &settings.bucket;
-        eprintln!("listing the bucket {name}, one request for each {LISTED_PER_REQUEST} objects");
-        let mut line = ProgressLine::new(false);
+        let mut line = ProgressLine::of(progress);
+        line.note(&format!(
+            "listing the bucket {name}, one request for each {LISTED_PER_REQUEST} objects"
+        ));
         let done = AtomicU64::new(0);
         let so_far = || done.load(Ordering::Relaxed);
         let listing = line.show_while(
@@ -63,7 +71,9 @@ impl BucketCopy {
         line.clear();
         let listing = listing.map_err(Failure::of)?;
         let (objects, reads) = (listing.count(), listing.reads());
-        eprintln!("reading manifests and tags, {reads} requests for {objects} objects");
+        line.note(&format!(
+            "reading manifests and tags, {reads} requests for {objects} objects"
+        ));
         done.store(0, Ordering::Relaxed);
         let count = || {
             done.fetch_add(1, Ordering::Relaxed);
@@ -79,6 +89,7 @@ impl BucketCopy {
             bucket,
             listing,
             dir,
+            progress,
         })
     }
 
@@ -105,7 +116,7 @@ impl BucketCopy {
     /// Removes the planned objects. An object stays after a failed request. The first
     /// errors are printed.
     pub fn remove(&self, plan: &PlannedRemoval) -> Result<RemovalReport, Failure> {
-        let mut line = ProgressLine::new(false);
+        let mut line = ProgressLine::of(self.progress);
         let mut report = self.report(plan);
         let (done, total) = (AtomicU64::new(0), report.objects);
         let (mut stayed, mut errors) = (Vec::new(), Vec::new());

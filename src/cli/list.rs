@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::bucket::BucketCopy;
 use super::output::{Output, OutputArgs};
+use super::progress::ProgressArgs;
 use super::target::ended;
 use super::{EXIT_MISUSE, fail};
 use crate::config::{self, Environment, ImageFilter, Layer};
@@ -29,6 +30,8 @@ pub(super) struct ListArgs {
     /// List the bucket behind the directory.
     #[arg(long)]
     bucket: bool,
+    #[command(flatten)]
+    progress: ProgressArgs,
 }
 
 /// Lists the images in the directory of the store, beside a running cache or without one, or in the
@@ -43,7 +46,7 @@ pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -
         Ok(config) => config,
         Err(diagnostics) => return fail(&diagnostics, misuse),
     };
-    let copy = match BucketCopy::of(&config.storage, args.bucket) {
+    let copy = match BucketCopy::of(&config.storage, args.bucket, args.progress) {
         Ok(copy) => copy,
         Err(failure) => return ended(Err(failure)),
     };

@@ -8,7 +8,7 @@ use clap::Args;
 use crossbeam_channel::bounded;
 
 use super::output::{Output, OutputArgs};
-use super::progress::{OTHER_JOB, ProgressLine, counts_text};
+use super::progress::{OTHER_JOB, Progress, ProgressArgs, ProgressLine};
 use super::say_json;
 use super::target::{Failure, ended, resolve, root};
 use crate::admin::{AdminClient, JobReport};
@@ -34,11 +34,13 @@ pub(super) struct LoadArgs {
     /// The architecture, short for a part of `--platform`.
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
+    /// Also fetch the referrers of each manifest, and its signatures under the tags of cosign.
+    #[arg(long)]
+    referrers: bool,
     #[command(flatten)]
     output: OutputArgs,
-    /// Print no progress.
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    progress: ProgressArgs,
 }
 
 pub(super) fn run(args: &LoadArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
@@ -52,7 +54,7 @@ fn load(args: &LoadArgs, flags: Layer, environment: Environment<'_>) -> Result<(
     };
     let config = resolve(flags, environment)?;
     let (request, mistakes) = args.request(&config, given)?;
-    let mut line = ProgressLine::new(args.quiet);
+    let mut line = ProgressLine::of(args.progress);
     let report = match request.images[..] {
         [] => Ok(LoadReport::of(Vec::new(), true)),
         _ => load_images(&config, &request, &mut line),
@@ -104,6 +106,7 @@ impl LoadArgs {
             platforms: self.platforms(config, given.platforms)?,
             concurrency: self.concurrency,
             pull_timeout: Some(format!("{}ms", config.pull_timeout.as_millis())),
+            referrers: self.referrers,
         };
         if !request.images.is_empty() {
             request.rule(&config.load_settings()).map_err(Failure::misuse)?;
@@ -170,10 +173,11 @@ fn by_this_process(config: &Config, rule: &LoadRule, line: &mut ProgressLine) ->
     app::set_umask();
     let progress = LoadProgress::default();
     let (_not_stopped, stopped) = bounded(0);
-    let loaded = line.show_while(
-        || counts_text(&progress.counts(), None),
-        || app::load(config, rule, &progress, &stopped),
-    )?;
+    let now = || Progress {
+        images: progress.images(),
+        ..Progress::of(progress.counts())
+    };
+    let loaded = line.show_progress_while(now, || app::load(config, rule, &progress, &stopped))?;
     loaded.map_err(|error| {
         error
             .store_in_use()

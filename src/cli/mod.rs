@@ -19,7 +19,10 @@ mod load;
 mod output;
 mod pin;
 mod progress;
+mod progress_bars;
+mod ready;
 mod removal;
+mod report;
 mod stats;
 mod target;
 mod verify;
@@ -31,7 +34,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::app::{self, AppError, End};
+use crate::app::{self, AppError, End, HelloWorld};
 use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use explain::ExplainArgs;
@@ -40,7 +43,9 @@ use jobs::JobsArgs;
 use list::ListArgs;
 use load::LoadArgs;
 use pin::{PinArgs, UnpinArgs};
+use ready::ReadyArgs;
 use removal::{PruneArgs, PurgeArgs};
+use report::ReportArgs;
 use stats::StatsArgs;
 use verify::VerifyArgs;
 
@@ -86,6 +91,10 @@ enum Command {
     Unpin(UnpinArgs),
     /// Explain how the next pull of an image is answered.
     Explain(ExplainArgs),
+    /// Report the references that clients requested and the store lacks.
+    Report(ReportArgs),
+    /// Check that an air-gapped cache over the store serves images whole.
+    OfflineReady(ReadyArgs),
     /// Print the state of the store.
     Stats(StatsArgs),
     /// Hash the stored content, and remove damaged content.
@@ -134,6 +143,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),
         Command::Unpin(args) => pin::unpin(&args, cli.flags.0, environment.looking_only()),
         Command::Explain(args) => explain::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Report(args) => report::run(&args, cli.flags.0, environment.looking_only()),
+        Command::OfflineReady(args) => ready::run(&args, cli.flags.0, environment.looking_only()),
         Command::Stats(args) => stats::run(args, cli.flags.0, environment.looking_only()),
         Command::Verify(args) => verify::run(&args, cli.flags.0, environment.looking_only()),
         Command::Jobs(args) => jobs::run(&args, cli.flags.0, environment.looking_only()),
@@ -158,9 +169,20 @@ fn serve(flags: &Layer, environment: Environment<'_>) -> ExitCode {
     app::set_umask();
     app::outlive_terminal();
     let read = || config::resolve(flags.clone(), environment);
-    let end = match read() {
-        Ok(config) => app::run(config, &read),
+    let config = match read() {
+        Ok(config) => config,
         Err(diagnostics) => return fail_serving(&diagnostics, ExitCode::from(EXIT_MISUSE)),
+    };
+    let hello_world = match config.hello_world.then(HelloWorld::create).transpose() {
+        Ok(hello_world) => hello_world,
+        Err(error) => return fail_serving(&error, ExitCode::FAILURE),
+    };
+    let end = match &hello_world {
+        Some(hello_world) => {
+            let read = || read().map(|config| hello_world.configure(config));
+            app::run(hello_world.configure(config), &read)
+        }
+        None => app::run(config, &read),
     };
     match end {
         Ok(end) => {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::load::{load_images, outcome, print_report};
 use super::output::{Output, OutputArgs};
-use super::progress::ProgressLine;
+use super::progress::{ProgressArgs, ProgressLine};
 use super::target::{Failure, Target, ended, resolve, root};
 use super::{EXIT_NOT_FOUND, say, say_json};
 use crate::config::{Environment, Layer, Setting};
@@ -26,6 +26,8 @@ pub(super) struct PinArgs {
     /// Fetch the absent content of the pinned images.
     #[arg(long, requires = "image")]
     fetch: bool,
+    #[command(flatten)]
+    progress: ProgressArgs,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -88,8 +90,9 @@ fn add(image: &str, args: &PinArgs, flags: Layer, environment: Environment<'_>) 
         platforms: pin.platforms().words(),
         concurrency: None,
         pull_timeout: Some(format!("{}ms", config.pull_timeout.as_millis())),
+        referrers: false,
     };
-    let mut line = ProgressLine::new(false);
+    let mut line = ProgressLine::of(args.progress);
     let report = load_images(&config, &request, &mut line);
     line.clear();
     let report = report?;

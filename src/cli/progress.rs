@@ -3,11 +3,14 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use crossbeam_channel::{RecvTimeoutError, after, bounded};
+use serde::Serialize;
 
+use super::progress_bars::Bars;
 use super::target::Failure;
 use crate::admin::{AdminClient, JobReport, JobState};
-use crate::manage::ProgressCounts;
+use crate::manage::{ImageInWork, ProgressCounts};
 
 /// Interval of the looks at the progress.
 const LOOK: Duration = Duration::from_millis(200);
@@ -19,20 +22,118 @@ pub(super) const OTHER_JOB: &str =
 /// Looks between two lines without a terminal: five seconds.
 const LOOKS_PER_LINE: u32 = 25;
 
-/// The progress: a line that changes on a terminal, and otherwise a line each five seconds.
+/// Looks between two JSON objects: one second.
+const LOOKS_PER_JSON: u32 = 5;
+
+/// The flags of commands with a progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub(super) struct ProgressArgs {
+    /// Form of the progress on standard error: bars on a terminal and otherwise lines, JSON, or none.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: ProgressForm,
+    /// Print no progress.
+    #[arg(long, conflicts_with = "progress")]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ProgressForm {
+    /// Bars on a terminal, and otherwise a line each five seconds.
+    Auto,
+    /// A JSON object per second, one per line.
+    Json,
+    None,
+}
+
+/// The progress of a command at one moment.
+#[derive(Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Progress {
+    /// The job of the running cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<u64>,
+    /// The progress as a text, for a command without counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<ProgressCounts>,
+    /// The images in work of a load.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageInWork>,
+}
+
+/// The progress: bars on a terminal, and otherwise a line each five seconds, or JSON.
 pub(super) struct ProgressLine {
-    is_quiet: bool,
-    is_terminal: bool,
+    shown: Shown,
     looks: u32,
+}
+
+enum Shown {
+    Nothing,
+    Bars(Bars),
+    Lines,
+    Json,
+}
+
+impl Progress {
+    /// Returns the progress of a command in objects and bytes.
+    pub fn of(counts: ProgressCounts) -> Self {
+        Progress {
+            counts: Some(counts),
+            ..Progress::default()
+        }
+    }
+
+    /// Returns the progress in words, without the images in work.
+    pub fn line(&self) -> String {
+        match (&self.counts, &self.text) {
+            (Some(counts), _) => counts_text(counts, self.job),
+            (None, Some(text)) => text.clone(),
+            (None, None) => String::new(),
+        }
+    }
 }
 
 impl ProgressLine {
     pub fn new(is_quiet: bool) -> Self {
-        ProgressLine {
-            is_quiet,
-            is_terminal: std::io::stderr().is_terminal(),
-            looks: 0,
+        let form = if is_quiet {
+            ProgressForm::None
+        } else {
+            ProgressForm::Auto
+        };
+        Self::in_form(form)
+    }
+
+    /// Returns the progress in the form of the flags.
+    pub fn of(args: ProgressArgs) -> Self {
+        match args.quiet {
+            true => Self::new(true),
+            false => Self::in_form(args.progress),
         }
+    }
+
+    fn in_form(form: ProgressForm) -> Self {
+        let shown = match form {
+            ProgressForm::None => Shown::Nothing,
+            ProgressForm::Json => Shown::Json,
+            ProgressForm::Auto if std::io::stderr().is_terminal() => {
+                // A terminal without a movable cursor gets lines.
+                Bars::new().map_or(Shown::Lines, Shown::Bars)
+            }
+            ProgressForm::Auto => Shown::Lines,
+        };
+        ProgressLine { shown, looks: 0 }
+    }
+
+    /// Prints a line about the next step of the command, unless no progress is wanted.
+    pub fn note(&self, text: &str) {
+        let line = match &self.shown {
+            Shown::Nothing => return,
+            Shown::Json => serde_json::json!({ "text": text }).to_string(),
+            Shown::Bars(_) | Shown::Lines => text.to_owned(),
+        };
+        // A closed standard error is no reason to end the command.
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 
     /// Shows the progress of the job `id` of a cache until its end. Returns its report.
@@ -40,7 +141,11 @@ impl ProgressLine {
         loop {
             let job = cache.job(id).map_err(Failure::of)?;
             match (job.state, job.result) {
-                (JobState::Running, _) => self.show(&counts_text(&job.progress, Some(id))),
+                (JobState::Running, _) => self.show(&Progress {
+                    job: Some(id),
+                    images: job.images,
+                    ..Progress::of(job.progress)
+                }),
                 (_, Some(report)) => return Ok(report),
                 (_, None) => return Err(Failure::of(job.error.unwrap_or_default())),
             }
@@ -54,13 +159,26 @@ impl ProgressLine {
         text: impl Fn() -> String,
         work: impl FnOnce() -> T + Send,
     ) -> Result<T, Failure> {
+        let progress = || Progress {
+            text: Some(text()),
+            ..Progress::default()
+        };
+        self.show_progress_while(progress, work)
+    }
+
+    /// Runs `work` on a thread of this process, and shows `progress` until its end.
+    pub fn show_progress_while<T: Send>(
+        &mut self,
+        progress: impl Fn() -> Progress,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, Failure> {
         let (sender, result) = bounded(1);
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || sender.send(work()));
             loop {
                 match result.recv_timeout(LOOK) {
                     Ok(result) => return Ok(result),
-                    Err(RecvTimeoutError::Timeout) => self.show(&text()),
+                    Err(RecvTimeoutError::Timeout) => self.show(&progress()),
                     Err(RecvTimeoutError::Disconnected) => {
                         // Otherwise the panic of the thread would continue here.
                         let _ = thread.join();
@@ -74,31 +192,32 @@ impl ProgressLine {
     }
 
     /// Prints the progress. The caller calls once in each [`LOOK`].
-    fn show(&mut self, text: &str) {
+    fn show(&mut self, progress: &Progress) {
+        let look = self.looks;
         self.looks += 1;
-        let is_due = self.is_terminal || self.looks.is_multiple_of(LOOKS_PER_LINE);
-        if self.is_quiet || !is_due {
-            return;
-        }
-        let mut stderr = std::io::stderr();
-        // A closed terminal is no reason to end the command.
-        let _ = match self.is_terminal {
-            true => write!(stderr, "\r{text}\x1b[K"),
-            false => writeln!(stderr, "{text}"),
+        let line = match &mut self.shown {
+            Shown::Nothing => return,
+            Shown::Bars(bars) => return bars.show(progress),
+            Shown::Lines if self.looks.is_multiple_of(LOOKS_PER_LINE) => progress.line(),
+            Shown::Json if look.is_multiple_of(LOOKS_PER_JSON) => {
+                serde_json::to_string(progress).expect("the progress is strings and numbers")
+            }
+            Shown::Lines | Shown::Json => return,
         };
-        let _ = stderr.flush();
+        // A closed standard error is no reason to end the command.
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 
-    /// Removes the line from a terminal.
-    pub fn clear(&self) {
-        if self.is_terminal && !self.is_quiet && self.looks > 0 {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+    /// Removes the bars from a terminal.
+    pub fn clear(&mut self) {
+        if let Shown::Bars(bars) = &mut self.shown {
+            bars.clear();
         }
     }
 }
 
 /// Returns the progress in objects and bytes, of the job of a cache if there is a job.
-pub(super) fn counts_text(counts: &ProgressCounts, job: Option<u64>) -> String {
+fn counts_text(counts: &ProgressCounts, job: Option<u64>) -> String {
     let job = job.map_or_else(String::new, |id| format!("job {id}: "));
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     format!(
@@ -126,6 +245,34 @@ mod tests {
         assert_eq!(
             counts_text(&counts, Some(7)),
             "job 7: 3 of 12 objects, 1.5 of 20.0 MB"
+        );
+    }
+
+    #[test]
+    fn json_has_the_counts_and_the_images_in_work() {
+        let progress = Progress {
+            images: vec![ImageInWork {
+                image: "quay.io/a:1".to_owned(),
+                registry: "quay.io".to_owned(),
+                bytes: 1,
+                bytes_total: 2,
+            }],
+            ..Progress::of(ProgressCounts::default())
+        };
+        assert_eq!(
+            serde_json::to_value(progress).unwrap(),
+            serde_json::json!({
+                "objects": 0, "objectsTotal": 0, "bytes": 0, "bytesTotal": 0,
+                "images": [{"image": "quay.io/a:1", "registry": "quay.io", "bytes": 1, "bytesTotal": 2}],
+            })
+        );
+        let progress = Progress {
+            text: Some("3 requests".to_owned()),
+            ..Progress::default()
+        };
+        assert_eq!(
+            serde_json::to_string(&progress).unwrap(),
+            r#"{"text":"3 requests"}"#
         );
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::bucket::BucketCopy;
 use super::output::{Output, OutputArgs};
+use super::progress::ProgressArgs;
 use super::target::{Failure, Target, ended};
 use super::{EXIT_MISUSE, EXIT_NOT_FOUND, EXIT_REFUSED, fail, say_json};
 use crate::admin::ServerPlan;
@@ -65,6 +66,8 @@ struct How {
     /// Remove from the bucket behind the directory.
     #[arg(long)]
     bucket: bool,
+    #[command(flatten)]
+    progress: ProgressArgs,
 }
 
 /// A removal, planned by a running cache or by this process.
@@ -234,7 +237,7 @@ fn confirm() -> Result<(), Failure> {
 impl Place {
     fn open(how: How, flags: Layer, environment: Environment<'_>) -> Result<Self, Failure> {
         let config = config::resolve(flags.clone(), environment).map_err(Failure::misuse)?;
-        match BucketCopy::of(&config.storage, how.bucket)? {
+        match BucketCopy::of(&config.storage, how.bucket, how.progress)? {
             Some(copy) => {
                 let store = copy.store()?;
                 Ok(Place::Bucket(copy, Box::new(store)))

@@ -8,7 +8,7 @@ use clap::Args;
 use crossbeam_channel::bounded;
 
 use super::output::{Output, OutputArgs};
-use super::progress::{OTHER_JOB, ProgressLine, counts_text};
+use super::progress::{OTHER_JOB, Progress, ProgressArgs, ProgressLine};
 use super::target::{Failure, Target, ended};
 use super::{EXIT_NOT_FOUND, say_json};
 use crate::admin::{AdminClient, JobReport};
@@ -33,9 +33,8 @@ pub(super) struct VerifyArgs {
     dry_run: bool,
     #[command(flatten)]
     output: OutputArgs,
-    /// Print no progress.
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    progress: ProgressArgs,
 }
 
 pub(super) fn run(args: &VerifyArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
@@ -46,7 +45,7 @@ fn verify(args: &VerifyArgs, flags: Layer, environment: Environment<'_>) -> Resu
     let request = args.request()?;
     let rule = request.rule().map_err(Failure::misuse)?;
     let target = Target::open_unchanged(flags, environment)?;
-    let mut line = ProgressLine::new(args.quiet);
+    let mut line = ProgressLine::of(args.progress);
     let report = match &target {
         Target::Running(cache) => by_cache(cache, &request, &mut line),
         Target::Directory(store) => by_this_process(store, &rule, &mut line),
@@ -96,8 +95,8 @@ fn by_this_process(
     let plan = plan_verify(store, rule).map_err(Failure::of)?;
     let progress = VerifyProgress::default();
     let (_not_stopped, stopped) = bounded(0);
-    line.show_while(
-        || counts_text(&plan.counts(&progress), None),
+    line.show_progress_while(
+        || Progress::of(plan.counts(&progress)),
         || plan.run(store, &progress, stopped),
     )
 }

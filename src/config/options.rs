@@ -529,6 +529,15 @@ settings! {
         help: "/cmd/ of ociregistry, for logged-in users",
     }
 
+    /// Whether the cache serves one embedded image from a temporary store, and contacts no registry.
+    HelloWorld => pub hello_world: bool {
+        value: SWITCH,
+        default: "false",
+        group: Operation,
+        reload: Restart,
+        help: "serve a test image, without a registry",
+    }
+
     /// A list of images to load at start.
     PreloadImages => pub preload_images: Option<PathBuf> {
         value: PATH_OR_NONE,

@@ -234,7 +234,7 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     (
         "ociregistry-full.yaml",
         include_str!("../../tests/fixtures/config/ociregistry-full.yaml"),
-        &["resolveRef", "helloWorld", "listConfig", "providerOpts", "expiry"],
+        &["resolveRef", "listConfig", "providerOpts", "expiry"],
     ),
 ];
 

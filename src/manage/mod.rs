@@ -7,11 +7,13 @@ mod image_list;
 mod images;
 mod load;
 mod manifests;
+mod missing;
 mod page;
 mod pin_repair;
 mod pinned_images;
 mod prune_request;
 mod prune_schedule;
+mod readiness;
 mod removal;
 mod sorted_page;
 mod table;
@@ -25,13 +27,18 @@ pub use explain::{Explanation, PullSettings, explain_stored};
 pub use image_list::{ImageList, ReadListError, read_image_list};
 pub use images::{Image, ImageKind, Listing, list};
 pub use load::{
-    ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, Loader, WantedImage,
+    ImageInWork, ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, Loader,
+    WantedImage,
 };
 pub use manifests::{ListedManifest, list_manifests};
+pub use missing::{MissingImage, report_missing};
 pub use page::{Cursor, ImagePage, ImageQuery, ListedImage, list_page};
 pub use pin_repair::PinRepair;
 pub use pinned_images::images_of_pin;
 pub use prune_request::PruneRequest;
+pub use readiness::{
+    AirGapSettings, ImageReadiness, ProblemKind, ReadinessProblem, ReadinessRequest, check_readiness,
+};
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use sorted_page::Sort;
 pub use table::{TableColumns, TableStyle, aligned, table};

@@ -64,6 +64,7 @@ fn fetch(pins: Vec<DamagedPin>, loader: &Loader, settings: &LoadSettings, stoppe
         tags: Vec::new(),
         concurrency: LOAD_CONCURRENCY_DEFAULT,
         pull_timeout: settings.pull_timeout,
+        referrers: false,
     };
     let report = match loader.run(&rule, &LoadProgress::default(), stopped) {
         Ok(report) => report,

@@ -123,6 +123,18 @@ pub fn platform_manifests(body: &[u8]) -> Vec<Digest> {
     platforms.map(|child| child.descriptor.digest).collect()
 }
 
+/// Returns whether the manifest `body` names content in its registry with a digest that this crate does not
+/// support. Other functions leave out such content.
+pub fn has_unknown_digest(body: &[u8]) -> bool {
+    let Ok(members) = serde_json::from_slice::<Members>(body) else {
+        return false;
+    };
+    let lists = [members.manifests, members.layers, members.blobs];
+    let entries = lists.into_iter().flatten().flatten().chain(members.config);
+    let mut entries = entries.filter(Entry::is_in_registry);
+    entries.any(|entry| entry.digest.parse::<Digest>().is_err())
+}
+
 impl Entry {
     fn is_in_registry(&self) -> bool {
         self.data.is_none() && self.urls.as_ref().is_none_or(Vec::is_empty)
@@ -258,6 +270,23 @@ mod tests {
         let index = format!(r#"{{"manifests":[{config}],"layers":[{config}]}}"#);
         for body in [&*index, "{}", "", "[]"] {
             assert_eq!(required_blobs(body.as_bytes()), [], "{body}");
+        }
+    }
+
+    #[test]
+    fn content_with_an_unsupported_digest_is_found() {
+        let entry = |digest: &str| format!(r#"{{"digest":"{digest}","size":1}}"#);
+        let known = entry(&digest("a").to_string());
+        for (layers, is_unknown) in [
+            (known.clone(), false),
+            (entry("sha384:00"), true),
+            (r#"{"digest":"sha384:00","size":1,"data":""}"#.to_owned(), false),
+        ] {
+            let image = format!(r#"{{"config":{known},"layers":[{layers}]}}"#);
+            let index = format!(r#"{{"manifests":[{layers}]}}"#);
+            for body in [image, index] {
+                assert_eq!(has_unknown_digest(body.as_bytes()), is_unknown, "{body}");
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::route::{Requested, What};
 use crate::auth::forwarding;
 use crate::cache::{Approach, Caller, FetchError, ListingError};
 use crate::config::{Access, Named};
-use crate::oci::Origin;
+use crate::oci::{Origin, Reference};
 use crate::upstream::Target;
 
 /// An error of a request on behalf of one caller.
@@ -98,6 +98,7 @@ impl Registry {
             subject: Some(what.subject(&requested.origin)),
             challenges: self.challenges(&requested.origin),
             origin: Some(requested.origin.clone()),
+            is_tag: matches!(what, What::Manifest(Reference::Tag(_))),
             kind: match what {
                 // After a 404 for referrers, a client looks for a manifest under the fallback tag.
                 What::Manifest(_) | What::Referrers(..) => Kind::Manifest,

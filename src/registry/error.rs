@@ -67,6 +67,8 @@ pub struct Wanted {
     pub subject: Option<String>,
     pub origin: Option<Origin>,
     pub kind: Kind,
+    /// Whether the content is the manifest of a tag.
+    pub is_tag: bool,
     pub challenges: Challenges,
 }
 
@@ -269,8 +271,12 @@ fn upstream(error: &UpstreamError, wanted: &Wanted) -> Response {
             Fields::new().with("Retry-After", seconds_left(retry_after).to_string()),
         ),
         UpstreamError::AirGapped { .. } => {
+            let by_tag = match wanted.is_tag {
+                true => "; content that was loaded by digest has no tag, so load the tag",
+                false => "",
+            };
             let text = wanted.message(&format_args!(
-                "not cached, and {error}; turn air-gapped mode off to fetch the content"
+                "not cached, and {error}; turn air-gapped mode off to fetch the content{by_tag}"
             ));
             refuse(404, wanted.kind.unknown(), &text, Fields::new())
         }

@@ -29,9 +29,12 @@ impl Registry {
             }
         };
         let request = async |caller| self.manifest_for(pull, &reference, caller).await;
-        Ok(self
-            .for_first_allowed(callers, pull.origin(), &target, request)
-            .await?)
+        let answer = self.for_first_allowed(callers, pull.origin(), &target, request);
+        let answer = answer.await;
+        if let Err(error) = &answer {
+            self.cache.record_missing(pull.origin(), &reference, error);
+        }
+        Ok(answer?)
     }
 
     async fn manifest_for(

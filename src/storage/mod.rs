@@ -41,8 +41,8 @@ use crate::runtime::oneshot::Lost;
 use crate::store::{FsStore, OpenError, S3OpenError, S3Store, SpoolDir};
 
 pub use crate::store::{
-    Key, Meta, RecordName, ReferrersRecord, Room, Source, StoreError, StoredEntry, TagKey, TagPointer,
-    Verified, canonical_name,
+    Key, Meta, MissingReference, RecordName, ReferrersRecord, Room, Source, StoreError, StoredEntry, TagKey,
+    TagPointer, Verified, canonical_name,
 };
 pub use crate::store::{RegistryContent, Removals, Unseen};
 pub use blob::{LocalBlob, RemoteBlob, StoredBlob, Within};

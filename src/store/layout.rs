@@ -18,6 +18,8 @@ pub const PINS: &str = "pins.json";
 /// Used in directories only.
 pub const SCRUB: &str = "scrub.json";
 /// Used in directories only.
+pub const MISSING: &str = "missing.json";
+/// Used in directories only.
 pub const LOCK: &str = ".lock";
 pub const SIDECAR_SUFFIX: &str = ".meta.json";
 

@@ -19,6 +19,7 @@ mod index;
 mod key;
 mod layout;
 mod meta;
+mod missing;
 mod mode;
 mod pins;
 mod pointer;
@@ -43,6 +44,7 @@ pub use fs::{
 pub use index::{EntrySet, IndexedImage, ObjectName, PlannedObject, RemovalLimits, RemovalPlan};
 pub use key::Key;
 pub use meta::{Meta, SOURCES_MAX, Source, canonical_name};
+pub use missing::MissingReference;
 pub use pins::{Pin, PinError, PinMatcher, Pins};
 pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};

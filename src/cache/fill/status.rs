@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Fill, FillTable};
 use crate::cache::Cache;
+use crate::oci::Digest;
 use crate::runtime::clock::monotonic_millis;
 
 /// A fill in progress.
@@ -32,6 +33,13 @@ impl Cache {
     /// Returns the fills in progress, the oldest first.
     pub fn fill_statuses(&self) -> Vec<FillStatus> {
         self.0.fills.statuses()
+    }
+
+    /// Returns the bytes of the blob `digest` that have arrived in unfinished fills. 0 without a fill.
+    pub fn arrived_bytes(&self, digest: &Digest) -> u64 {
+        let fills = self.0.fills.all();
+        let fills = fills.iter().filter(|fill| fill.digest == *digest);
+        fills.map(|fill| fill.lock().window.end()).max().unwrap_or(0)
     }
 }
 

@@ -6,6 +6,8 @@
 pub(super) mod key;
 pub(super) mod parse;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,28 +114,12 @@ impl Cache {
     ///
     /// The fetch continues for other clients.
     pub async fn listing(&self, key: ListingKey) -> Outcome {
-        if let Some(listed) = self.0.listings.get(&key)
-            && is_fresh(listed.requested_ms, unix_millis(), self.0.list_lifetime_ms())
-        {
+        if let Some(listed) = self.0.fresh_list(&key) {
             return Ok(self.0.list_answer(listed, CacheResult::Hit, None));
         }
-        let shared = self.0.clone();
-        let (outcome, role) = self
-            .0
-            .listing_calls
-            .join(
-                &self.0.helper,
-                key.clone(),
-                move |completer: Completer<_, _>| async move {
-                    let work = shared.list(&key);
-                    let listed = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
-                    if let Ok((outcome, changes)) = listed {
-                        completer.complete(outcome);
-                        shared.write_records(&key.origin, changes).await;
-                    }
-                },
-            )
-            .await;
+        let work = answering(self.0.clone(), key.clone());
+        let calls = &self.0.listing_calls;
+        let (outcome, role) = calls.join(&self.0.helper, key, work).await;
         let mut answer = outcome.unwrap_or_else(|_| Err(FetchError::Lost.into()))?;
         if role == Role::Follower {
             answer.upstream_status = None;
@@ -142,6 +128,22 @@ impl Cache {
             }
         }
         Ok(answer)
+    }
+
+    /// Returns the page `key` like [`Cache::listing`], when nothing of the page waits for the store.
+    ///
+    /// # Errors
+    ///
+    /// The upstream's error response or failure, if no usable page is held.
+    ///
+    /// # Cancellation
+    ///
+    /// The work continues.
+    pub async fn hold_listing(&self, key: ListingKey) -> Outcome {
+        let work = answering(self.0.clone(), key.clone());
+        let calls = &self.0.listing_calls;
+        let (outcome, _) = calls.join_to_end(&self.0.helper, key, work).await;
+        outcome.unwrap_or_else(|_| Err(FetchError::Lost.into()))
     }
 
     /// Requests the page `target` with a client's own `credentials`, or without credentials. The
@@ -176,7 +178,33 @@ impl Cache {
     }
 }
 
+/// Returns the work of a call for `key`.
+fn answering(
+    shared: Arc<Shared>,
+    key: ListingKey,
+) -> impl FnOnce(Completer<ListingKey, Outcome>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    move |completer| {
+        Box::pin(async move {
+            if let Some(listed) = shared.fresh_list(&key) {
+                return completer.complete(Ok(shared.list_answer(listed, CacheResult::Hit, None)));
+            }
+            let work = shared.list(&key);
+            let listed = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
+            if let Ok((outcome, changes)) = listed {
+                completer.complete(outcome);
+                shared.write_records(&key.origin, changes).await;
+            }
+        })
+    }
+}
+
 impl Shared {
+    /// Returns the page in memory, if no revalidation is needed.
+    fn fresh_list(&self, key: &ListingKey) -> Option<Arc<Listed>> {
+        let listed = self.listings.get(key)?;
+        is_fresh(listed.requested_ms, unix_millis(), self.list_lifetime_ms()).then_some(listed)
+    }
+
     fn list_answer(
         &self,
         listed: Arc<Listed>,

@@ -217,7 +217,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
     absent("resolve_ref", Loss::Less, "name of an image to load"),
     key("os", One(Kind::Text), "operating system of load_platforms"),
     key("arch", One(Kind::Text), "architecture of load_platforms"),
-    absent("hello_world", Loss::Less, "built-in test image"),
 ]);
 
 /// Upper bound of the numbers of images in a rule of `prune`. A larger number is no bound.

@@ -149,3 +149,205 @@ proptest! {
         let _ = ImageList::parse(text.as_bytes());
     }
 }
+
+/// The output of `talosctl images` of Talos 1.8.
+const TALOS: &str = "\
+ghcr.io/siderolabs/flannel:v0.25.7
+registry.k8s.io/coredns/coredns:v1.11.3
+gcr.io/etcd-development/etcd:v3.5.16
+registry.k8s.io/kube-apiserver:v1.31.2
+registry.k8s.io/kube-controller-manager:v1.31.2
+registry.k8s.io/kube-scheduler:v1.31.2
+registry.k8s.io/kube-proxy:v1.31.2
+ghcr.io/siderolabs/kubelet:v1.31.2
+ghcr.io/siderolabs/installer:v1.8.3
+registry.k8s.io/pause:3.8
+";
+
+/// `k3s-images.txt` of the release v1.31.2+k3s1.
+const K3S: &str = "\
+docker.io/rancher/klipper-helm:v0.9.3-build20241008
+docker.io/rancher/klipper-lb:v0.4.9
+docker.io/rancher/local-path-provisioner:v0.0.30
+docker.io/rancher/mirrored-coredns-coredns:1.11.3
+docker.io/rancher/mirrored-library-busybox:1.36.1
+docker.io/rancher/mirrored-library-traefik:2.11.10
+docker.io/rancher/mirrored-metrics-server:v0.7.2
+docker.io/rancher/mirrored-pause:3.6
+";
+
+/// The output of `helm template` of ingress-nginx, shortened.
+const HELM: &str = "\
+---
+# Source: ingress-nginx/templates/controller-serviceaccount.yaml
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: release-name-ingress-nginx
+automountServiceAccountToken: true
+---
+# Source: ingress-nginx/templates/controller-deployment.yaml
+apiVersion: apps/v1
+kind: Deployment
+spec:
+  template:
+    spec:
+      containers:
+        - name: controller
+          image: registry.k8s.io/ingress-nginx/controller:v1.11.3@sha256:d56f135b6462cfc476447cfe564b83a45e8bb7da2774963b00d12161112270b7
+          imagePullPolicy: IfNotPresent
+          args:
+            - /nginx-ingress-controller
+            - --watch-ingress-without-class=true
+---
+# Source: ingress-nginx/templates/admission-webhooks/job-patch/job-createSecret.yaml
+apiVersion: batch/v1
+kind: Job
+spec:
+  template:
+    spec:
+      containers:
+        - name: create
+          image: registry.k8s.io/ingress-nginx/kube-webhook-certgen:v1.4.4@sha256:a9f03b34a3cbfbb26d103a14046ab2c5130a80c3d69d526ff8063d2b37b9fd3f
+";
+
+/// The output of `docker compose config` of two services.
+const COMPOSE: &str = "\
+name: app
+services:
+  db:
+    environment:
+      POSTGRES_PASSWORD: example
+    image: postgres:17
+    networks:
+      default: null
+  web:
+    depends_on:
+      db:
+        condition: service_started
+    image: ghcr.io/org/web:1.2
+networks:
+  default:
+    name: app_default
+";
+
+/// A list of hauler, as in its documentation.
+const HAULER: &str = "\
+apiVersion: content.hauler.cattle.io/v1
+kind: Images
+metadata:
+  name: hauler-content-images-example
+spec:
+  images:
+    - name: busybox
+    - name: neuvector/scanner:latest
+      platform: linux/amd64
+---
+apiVersion: content.hauler.cattle.io/v1
+kind: Charts
+metadata:
+  name: hauler-content-charts-example
+spec:
+  charts:
+    - name: rancher
+      repoURL: https://releases.rancher.com/server-charts/stable
+";
+
+/// A package of Zarf, as in its examples.
+const ZARF: &str = "\
+kind: ZarfPackageConfig
+metadata:
+  name: dos-games
+  version: 1.1.0
+components:
+  - name: baseline
+    required: true
+    manifests:
+      - name: multi-games
+        namespace: dos-games
+        files:
+          - manifests/deployment.yaml
+    images:
+      - ghcr.io/zarf-dev/doom-game:0.0.1
+";
+
+/// A configuration of oc-mirror, as in the documentation of OpenShift.
+const OC_MIRROR: &str = "\
+apiVersion: mirror.openshift.io/v2alpha1
+kind: ImageSetConfiguration
+mirror:
+  platform:
+    channels:
+    - name: stable-4.17
+  operators:
+  - catalog: registry.redhat.io/redhat/redhat-operator-index:v4.17
+    packages:
+    - name: aws-load-balancer-operator
+  additionalImages:
+  - name: registry.redhat.io/ubi9/ubi:latest
+";
+
+/// The output of `kubectl get pods -A -o json`, shortened.
+const KUBECTL: &str = r#"{
+    "apiVersion": "v1",
+    "items": [{
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "coredns-7b98449c4-8x2ls", "namespace": "kube-system"},
+        "spec": {
+            "containers": [{
+                "image": "rancher/mirrored-coredns-coredns:1.11.3",
+                "name": "coredns",
+                "volumeMounts": [{"mountPath": "/etc/coredns", "name": "config-volume"}]
+            }],
+            "volumes": [{"configMap": {"name": "coredns"}, "name": "config-volume"}]
+        },
+        "status": {"containerStatuses": [{
+            "image": "docker.io/rancher/mirrored-coredns-coredns:1.11.3",
+            "imageID": "docker.io/rancher/mirrored-coredns-coredns@sha256:82b57287b29beb757c740dbbe68f2d4723da94715b563fffad5c13438b71b14a"
+        }]}
+    }],
+    "kind": "List",
+    "metadata": {"resourceVersion": ""}
+}"#;
+
+#[test]
+fn samples_of_real_tools_give_their_images() {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    for (tool, text, expected) in [
+        ("talosctl images", TALOS, lines(TALOS)),
+        ("k3s-images.txt", K3S, lines(K3S)),
+        (
+            "helm template",
+            HELM,
+            names(&[
+                "registry.k8s.io/ingress-nginx/controller@sha256:d56f135b6462cfc476447cfe564b83a45e8bb7da2774963b00d12161112270b7",
+                "registry.k8s.io/ingress-nginx/kube-webhook-certgen@sha256:a9f03b34a3cbfbb26d103a14046ab2c5130a80c3d69d526ff8063d2b37b9fd3f",
+            ]),
+        ),
+        (
+            "docker compose config",
+            COMPOSE,
+            names(&["docker.io/library/postgres:17", "ghcr.io/org/web:1.2"]),
+        ),
+        (
+            "hauler",
+            HAULER,
+            names(&["docker.io/library/busybox", "docker.io/neuvector/scanner:latest"]),
+        ),
+        ("zarf", ZARF, names(&["ghcr.io/zarf-dev/doom-game:0.0.1"])),
+        (
+            "oc-mirror",
+            OC_MIRROR,
+            names(&["registry.redhat.io/ubi9/ubi:latest"]),
+        ),
+        (
+            "kubectl get pods",
+            KUBECTL,
+            names(&["docker.io/rancher/mirrored-coredns-coredns:1.11.3"]),
+        ),
+    ] {
+        assert_eq!(images(text), expected, "{tool}");
+    }
+}

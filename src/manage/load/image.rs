@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::LoadProgress;
+use super::progress::ImageProgress;
 use super::request::WantedImage;
-use crate::cache::{Approach, Cache, Caller, FetchError, ManifestAnswer, ManifestKey};
+use crate::cache::{Approach, Cache, Caller, FetchError, ListingError, ManifestAnswer, ManifestKey};
 use crate::config::Live;
-use crate::limits::{INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_RETRIES_MAX, LOAD_RETRY_PAUSE};
+use crate::limits::{
+    INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_REFERRERS_MAX, LOAD_RETRIES_MAX, LOAD_RETRY_PAUSE,
+};
 use crate::oci::{
     Accept, Child, Digest, ManifestLinks, Namespace, Origin, Platforms, Reference, required_blobs,
 };
@@ -20,6 +22,10 @@ use crate::oci::{
 pub(super) enum PullError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error("the list of referrers is unusable: {0}; load the image without its referrers")]
+    Listing(#[from] ListingError),
+    #[error("the image has more than {LOAD_REFERRERS_MAX} referrers; load the image without its referrers")]
+    TooManyReferrers,
     #[error("the index has no manifest for {wanted}; it has {offered}")]
     NoPlatform { wanted: Platforms, offered: String },
     #[error("indexes are nested in more than {INDEX_DEPTH_MAX} levels")]
@@ -32,12 +38,21 @@ pub(super) enum PullError {
 
 /// A pull of one image for the store.
 pub(super) struct ImagePull<'a> {
-    cache: &'a Cache,
+    pub cache: &'a Cache,
     image: &'a WantedImage,
     callers: Vec<Caller>,
-    progress: &'a LoadProgress,
+    pub progress: &'a ImageProgress<'a>,
     /// Bytes that this pull has fetched.
     fetched: &'a Cell<u64>,
+}
+
+/// The content of an image.
+#[derive(Default)]
+pub(super) struct Content {
+    /// The stored manifests.
+    pub manifests: Vec<Digest>,
+    /// The blobs with their sizes by the manifests.
+    pub blobs: BTreeMap<Digest, u64>,
 }
 
 /// An image in the store.
@@ -51,6 +66,7 @@ impl PullError {
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
             PullError::Fetch(error) => error.upstream_status(),
+            PullError::Listing(error) => error.upstream_status(),
             _ => None,
         }
     }
@@ -66,7 +82,7 @@ impl<'a> ImagePull<'a> {
         cache: &'a Cache,
         live: &Live,
         image: &'a WantedImage,
-        progress: &'a LoadProgress,
+        progress: &'a ImageProgress<'a>,
         fetched: &'a Cell<u64>,
     ) -> Result<Self, PullError> {
         let origin = &image.name.origin;
@@ -85,8 +101,8 @@ impl<'a> ImagePull<'a> {
         }
     }
 
-    /// Fetches all content of the image that the store lacks. A blob that fails does not end the
-    /// fetches of the other blobs, unless the store does not keep it.
+    /// Fetches all content of the image that the store lacks, and its referrers if `with_referrers`. A
+    /// blob that fails does not end the fetches of the other blobs, unless the store does not keep it.
     ///
     /// # Errors
     ///
@@ -95,94 +111,77 @@ impl<'a> ImagePull<'a> {
     /// # Cancellation
     ///
     /// Content that has arrived stays in the store.
-    pub async fn run(&self) -> Result<Pulled, PullError> {
+    pub async fn run(&self, with_referrers: bool) -> Result<Pulled, PullError> {
         let Some(reference) = &self.image.name.reference else {
             // A rule has names with a tag or a digest only.
             return Err(FetchError::Lost.into());
         };
         let root = self.manifest(reference.clone()).await?;
         let stale = root.stale.clone();
-        let blobs = self.blobs_of(root).await?;
-        let totals = blobs.values().sum();
-        self.progress.expect(blobs.len() as u64, totals);
+        let mut content = Content::default();
+        self.add_content(root, &self.image.platforms, &mut content)
+            .await?;
+        if with_referrers {
+            let referrers = self.referrers_of(&content.manifests).await?;
+            content.blobs.extend(referrers.blobs);
+        }
+        self.blobs(&content.blobs).await?;
+        Ok(Pulled { stale })
+    }
+
+    async fn blobs(&self, blobs: &BTreeMap<Digest, u64>) -> Result<(), PullError> {
+        self.progress.expect(blobs.len() as u64, blobs.values().sum());
         let is_unstorable = Cell::new(false);
         let is_unstorable = &is_unstorable;
-        let held = stream::iter(&blobs)
+        stream::iter(blobs)
             .map(|(digest, size)| async move {
                 if is_unstorable.get() {
                     return Ok(());
                 }
+                self.progress.begin_blob(*digest, *size);
                 let held = self.blob(*digest).await;
-                match &held {
-                    Ok(()) => self.progress.advance(*size),
-                    // Most likely, the store keeps no further blob.
-                    Err(PullError::Fetch(FetchError::NotStored)) => is_unstorable.set(true),
-                    Err(_) => {}
+                self.progress.end_blob(digest, *size, held.is_ok());
+                // Most likely, the store keeps no further blob.
+                if let Err(PullError::Fetch(FetchError::NotStored)) = held {
+                    is_unstorable.set(true);
                 }
                 held
             })
             .buffer_unordered(LOAD_BLOBS_MAX)
             .fold(Ok(()), |all, held| async { all.and(held) })
-            .await;
-        held?;
-        Ok(Pulled { stale })
+            .await
     }
 
-    /// Fetches the selected manifests below `root`. Returns their blobs with the sizes by the manifests.
-    async fn blobs_of(&self, root: ManifestAnswer) -> Result<BTreeMap<Digest, u64>, PullError> {
-        let mut blobs = BTreeMap::new();
+    /// Fetches the manifests of `platforms` below `root`. Adds all manifests and their blobs to `content`.
+    pub(super) async fn add_content(
+        &self,
+        root: ManifestAnswer,
+        platforms: &Platforms,
+        content: &mut Content,
+    ) -> Result<(), PullError> {
         let mut open = vec![(root, 0)];
         while let Some((answer, depth)) = open.pop() {
             let body = &answer.manifest.body;
+            content.manifests.push(answer.manifest.digest);
             match ManifestLinks::parse(body) {
                 Some(ManifestLinks::Index(_)) if depth == INDEX_DEPTH_MAX => return Err(PullError::Nested),
                 Some(ManifestLinks::Index(children)) => {
-                    let selected = self.select(&children)?;
+                    let selected = select(platforms, &children)?;
                     self.progress.expect(selected.len() as u64, 0);
                     for child in selected {
                         let reference = Reference::Digest(child.descriptor.digest);
                         open.push((self.manifest(reference).await?, depth + 1));
-                        self.progress.advance(0);
+                        self.progress.advance();
                     }
                 }
-                links => {
-                    let sizes: BTreeMap<Digest, u64> = match links {
-                        Some(ManifestLinks::Image(named)) => named
-                            .into_iter()
-                            .map(|named| (named.digest, named.size))
-                            .collect(),
-                        _ => BTreeMap::new(),
-                    };
-                    let size_of = |digest: &Digest| sizes.get(digest).copied().unwrap_or(0);
-                    blobs.extend(
-                        required_blobs(body)
-                            .into_iter()
-                            .map(|digest| (digest, size_of(&digest))),
-                    );
-                }
+                links => content.blobs.extend(blobs_of(links, body)),
             }
         }
-        Ok(blobs)
+        Ok(())
     }
 
-    fn select<'c>(&self, children: &'c [Child]) -> Result<Vec<&'c Child>, PullError> {
-        let wanted = &self.image.platforms;
-        let selected = wanted.children(children);
-        if selected.is_empty() && !children.is_empty() {
-            let mut offered: Vec<&str> = children
-                .iter()
-                .filter_map(|child| child.platform.as_deref())
-                .collect();
-            offered.dedup();
-            return Err(PullError::NoPlatform {
-                wanted: wanted.clone(),
-                offered: offered.join(", "),
-            });
-        }
-        Ok(selected)
-    }
-
-    async fn manifest(&self, reference: Reference) -> Result<ManifestAnswer, PullError> {
+    /// Fetches a manifest into the store.
+    pub(super) async fn manifest(&self, reference: Reference) -> Result<ManifestAnswer, PullError> {
         let hold = async |caller: &Caller| {
             let key = ManifestKey {
                 origin: self.origin().clone(),
@@ -206,7 +205,7 @@ impl<'a> ImagePull<'a> {
 
     /// Makes a request for each caller in turn, until one is not refused. Waits while the cache has no
     /// slot for the request, and repeats a request that another fetch has displaced.
-    async fn for_first_allowed<T>(
+    pub(super) async fn for_first_allowed<T>(
         &self,
         request: impl AsyncFn(&Caller) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
@@ -230,11 +229,41 @@ impl<'a> ImagePull<'a> {
         Err(refused)
     }
 
-    fn origin(&self) -> &Origin {
+    pub(super) fn origin(&self) -> &Origin {
         &self.image.name.origin
     }
 
     fn add_fetched(&self, bytes: u64) {
         self.fetched.set(self.fetched.get() + bytes);
     }
+}
+
+/// Returns the children of an index for `wanted`.
+fn select<'c>(wanted: &Platforms, children: &'c [Child]) -> Result<Vec<&'c Child>, PullError> {
+    let selected = wanted.children(children);
+    if selected.is_empty() && !children.is_empty() {
+        let mut offered: Vec<&str> = children
+            .iter()
+            .filter_map(|child| child.platform.as_deref())
+            .collect();
+        offered.dedup();
+        return Err(PullError::NoPlatform {
+            wanted: wanted.clone(),
+            offered: offered.join(", "),
+        });
+    }
+    Ok(selected)
+}
+
+/// Returns the blobs of the manifest `body` with their sizes. `links` are the parsed manifest.
+fn blobs_of(links: Option<ManifestLinks>, body: &[u8]) -> impl Iterator<Item = (Digest, u64)> {
+    let sizes: BTreeMap<Digest, u64> = match links {
+        Some(ManifestLinks::Image(named)) => named
+            .into_iter()
+            .map(|named| (named.digest, named.size))
+            .collect(),
+        _ => BTreeMap::new(),
+    };
+    let required = required_blobs(body).into_iter();
+    required.map(move |digest| (digest, sizes.get(&digest).copied().unwrap_or(0)))
 }

@@ -1,6 +1,8 @@
 //! Loads images into the store: pulls of the cache itself, without a client.
 
 mod image;
+mod progress;
+mod referrers;
 mod report;
 mod request;
 mod tags;
@@ -8,18 +10,17 @@ mod tags;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use futures_util::future::{Either, select};
 use futures_util::{StreamExt as _, stream};
 
-use super::ProgressCounts;
 use crate::cache::Cache;
 use crate::config::Live;
 use crate::limits::LOAD_STOP_CHECK_INTERVAL;
 use crate::runtime::core;
 
+pub use progress::{ImageInWork, LoadProgress};
 pub use report::{ListedTags, LoadReport, LoadState, LoadedImage};
 pub use request::{LoadRequest, LoadRule, WantedImage, WantedTags};
 
@@ -30,37 +31,6 @@ use image::ImagePull;
 pub struct Loader {
     cache: Cache,
     live: Live,
-}
-
-/// The progress of a running load, for other threads. The totals grow with each manifest.
-#[derive(Debug, Default)]
-pub struct LoadProgress {
-    objects: AtomicU64,
-    objects_total: AtomicU64,
-    bytes: AtomicU64,
-    bytes_total: AtomicU64,
-}
-
-impl LoadProgress {
-    pub fn counts(&self) -> ProgressCounts {
-        ProgressCounts {
-            objects: self.objects.load(Ordering::Relaxed),
-            objects_total: self.objects_total.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            bytes_total: self.bytes_total.load(Ordering::Relaxed),
-        }
-    }
-
-    fn expect(&self, objects: u64, bytes: u64) {
-        self.objects_total.fetch_add(objects, Ordering::Relaxed);
-        self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Records an object of `bytes` that is in the store.
-    fn advance(&self, bytes: u64) {
-        self.objects.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
 }
 
 impl Loader {
@@ -84,6 +54,7 @@ impl Loader {
         progress: &LoadProgress,
         stopped: &Receiver<()>,
     ) -> io::Result<LoadReport> {
+        progress.follow(&self.cache);
         core::run_aside(async {
             let (loaded, searches) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
             let load = async {
@@ -148,9 +119,10 @@ impl Loader {
             upstream_status: None,
             stale: None,
         };
+        let in_work = progress.begin(&wanted.name);
         let pull = async {
-            ImagePull::new(&self.cache, &self.live, wanted, progress, &fetched)?
-                .run()
+            ImagePull::new(&self.cache, &self.live, wanted, &in_work, &fetched)?
+                .run(rule.referrers)
                 .await
         };
         match monoio::time::timeout(rule.pull_timeout, pull).await {

@@ -27,6 +27,9 @@ pub struct LoadRequest {
     /// The time for one image, such as `10m`. `None` means `PULL_TIMEOUT` of the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull_timeout: Option<String>,
+    /// Whether the load also fetches the referrers and the signatures of each manifest.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub referrers: bool,
 }
 
 /// A parsed [`LoadRequest`].
@@ -38,6 +41,8 @@ pub struct LoadRule {
     pub concurrency: usize,
     /// The time for one image.
     pub pull_timeout: Duration,
+    /// Whether the load also fetches the referrers and the signatures of each manifest.
+    pub referrers: bool,
 }
 
 /// An image to load.
@@ -124,6 +129,7 @@ impl LoadRequest {
             tags: tags.collect::<Result<_, String>>()?,
             concurrency,
             pull_timeout,
+            referrers: self.referrers,
         })
     }
 

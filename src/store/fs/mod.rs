@@ -8,6 +8,7 @@ mod evicted;
 mod eviction_rank;
 mod find;
 mod ingest;
+mod missing;
 mod open;
 mod pins;
 mod reader;

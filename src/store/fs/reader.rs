@@ -9,18 +9,20 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::find::{EntryState, look};
 use super::layout::{self, REPOSITORY_DEPTH_MAX, TAGS};
 use super::open_regular;
+use super::tags::read_pointer;
 use crate::limits::{MANIFEST_BYTES_MAX, SIDECAR_BYTES_MAX};
-use crate::oci::{Digest, Namespace, Origin, Repository, Tag};
+use crate::oci::{Accept, Digest, Namespace, Origin, Repository, Tag};
 use crate::store::{Key, Meta, TagPointer};
 
 /// A read-only view of a store's directory.
 #[derive(Debug)]
 pub struct StoreReader {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// The stored manifests of a repository.
@@ -167,6 +169,40 @@ impl StoreReader {
             meta: Meta::clone(&entry.meta),
             body,
         }))
+    }
+
+    /// Returns the pointer of a tag for clients without an accept class of their own. `None` if the pointer
+    /// is missing or unreadable.
+    ///
+    /// # Errors
+    ///
+    /// The file system failed.
+    pub fn tag(&self, origin: &Origin, tag: &Tag) -> io::Result<Option<TagPointer>> {
+        let path = layout::pointer(&origin.namespace, &origin.repository, tag, Accept::NATIVE);
+        read_pointer(&self.root.join(path))
+    }
+
+    /// Returns the digests of the manifests of a repository, sorted. Empty if the directory cannot be read.
+    pub fn manifests(&self, origin: &Origin) -> Vec<Digest> {
+        let dir = layout::repository_dir(&origin.namespace, &origin.repository);
+        let found = names(&self.root.join(dir), &mut |_, _| {});
+        found
+            .iter()
+            .filter_map(|name| Digest::from_file_name(name))
+            .collect()
+    }
+
+    /// Returns the metadata of a stored blob whose data has the size in its metadata. `None` if the store
+    /// has no such entry.
+    ///
+    /// # Errors
+    ///
+    /// The file system failed.
+    pub fn blob(&self, digest: &Digest) -> io::Result<Option<Arc<Meta>>> {
+        match look(&self.root, &Key::Blob(*digest))? {
+            EntryState::Entry(entry) | EntryState::Unverified(entry) => Ok(Some(entry.meta)),
+            EntryState::Broken(_) | EntryState::Nothing => Ok(None),
+        }
     }
 
     /// Returns the size of a stored blob. `None` if the store has no such entry.

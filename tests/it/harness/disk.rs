@@ -57,7 +57,7 @@ pub fn check(root: &Path) -> Report {
             Some("blobs") => check_blobs(&path, &mut report),
             Some("manifests") => check_manifests(&path, &mut report),
             Some(".tmp") => report.temps.extend(files_below(&path)),
-            Some(".lock" | ".admin.sock" | "pins.json" | "scrub.json") => {}
+            Some(".lock" | ".admin.sock" | "pins.json" | "scrub.json" | "missing.json") => {}
             _ => report.problems.push(format!("unexpected: {}", path.display())),
         }
     }

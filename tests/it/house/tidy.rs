@@ -35,8 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "admin", "auth", "cache", "config", "fairness", "manage", "metrics", "registry", "runtime",
-            "server", "storage", "store", "sys", "systemd", "upstream",
+            "admin", "auth", "cache", "config", "fairness", "manage", "metrics", "oci", "registry",
+            "runtime", "server", "storage", "store", "sys", "systemd", "upstream",
         ],
     ),
     ("systemd", &["sys"]),

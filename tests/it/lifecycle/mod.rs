@@ -3,6 +3,9 @@
 /// Start, signals, exit codes, configuration mistakes.
 mod start_and_stop;
 
+/// The self test `HELLO_WORLD`.
+mod hello_world;
+
 /// Drain, passed sockets, messages to the service manager.
 mod restart;
 

@@ -558,3 +558,47 @@ fn unusable_preload_list_is_a_warning() {
     cache.wait_stderr("preload list unusable");
     assert_eq!(cache.client().get("/v2/").status, 200);
 }
+
+#[test]
+fn preload_is_a_job_that_shows_its_images_and_can_be_canceled() {
+    let upstream = Registry::new();
+    // The bytes of small blobs count when the blob is whole.
+    let layer = Content::from(PseudoRandom::new(fresh_seed(), 3_000_000));
+    let image = Image::push(&upstream, "app/0", "v1", Flavor::Oci, &[layer]);
+    let name = format!("{}/app/0:v1", upstream.name());
+    let gate = Gate::new();
+    let (digest, content) = &image.blobs[1];
+    upstream.on(On::path(digest).get(), Reply::new().hold_at(2_000_000, &gate));
+    let directory = TempDir::new();
+    let path = directory.path.join("images");
+    fs::write(&path, &name).expect("the directory is writable");
+    let options = Server::options(&upstream)
+        .env("PRELOAD_IMAGES", path.display())
+        .env("LOAD_PLATFORMS", "linux/amd64");
+    let cache = started(options);
+    gate.wait_arrived(1);
+    let job = || send_json(&cache, "GET", "/api/v1/jobs/1", "").1;
+    let arrived = |job: &Value| job["images"][0]["bytes"].as_u64().unwrap_or(0);
+    let others = image.blobs[0].1.size();
+    eventually("the arrived bytes of the unfinished blob count", || {
+        (others + 1..others + content.size()).contains(&arrived(&job()))
+    });
+    let status = job();
+    assert_eq!(
+        (&status["kind"], &status["images"][0]["image"]),
+        (&json!("load"), &json!(name)),
+        "{status}"
+    );
+    assert_eq!(status["images"][0]["registry"], json!(upstream.name()));
+    assert_eq!(
+        status["images"][0]["bytesTotal"],
+        json!(others + content.size()),
+        "{status}"
+    );
+    assert_eq!(run(&cache, &["jobs", "cancel", "1"]).status.code(), Some(0));
+    eventually("the job ends", || job()["state"] == "canceled");
+    assert_eq!(job()["images"], Value::Null);
+    gate.open();
+    cache.wait_stderr("preload completed");
+    assert!(cache.stderr().contains("job=1"), "{}", cache.stderr());
+}

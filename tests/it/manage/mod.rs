@@ -30,11 +30,23 @@ mod load;
 /// The metrics for Prometheus.
 mod metrics;
 
+/// References that clients requested in vain.
+mod missing;
+
 /// The formats of the output of all commands.
 mod output;
 
 /// Pins with platforms and ranges of versions, `pin --fetch`, and damaged content of pinned images.
 mod pins;
+
+/// The progress of long commands.
+mod progress;
+
+/// The command `offline-ready`.
+mod ready;
+
+/// Loads with referrers and signatures.
+mod referrers;
 
 /// The commands `purge` and `prune`, and the admin socket.
 mod remove;
