@@ -677,6 +677,29 @@ pub const FIRST_HASHES_MAX: usize = 8;
 pub const FIRST_HASH_TIMEOUT: Duration = Duration::from_secs(5);
 pub const FIRST_HASH_RATE_MIN: u64 = 50 * 1024 * 1024;
 
+// --- Prefetch ---
+
+/// Blobs of one image that a prefetch fetches at once. Clients fetch three to five blobs at once, and
+/// registries limit the rate of a connection.
+pub const PREFETCH_BLOBS_MAX: usize = 6;
+
+/// Bytes of all blobs of an image with a prefetch. A larger image has a prefetch of its config.
+pub const PREFETCH_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Images with a prefetch at once. 64 × [`PREFETCH_BLOBS_MAX`] is more than [`BLOB_FETCHES_MAX`], so
+/// further images would get no slot.
+pub const PREFETCH_IMAGES_MAX: usize = 64;
+
+/// Manifests of HEAD requests for which a GET request starts a prefetch, and the time for that request.
+/// Each entry has some 200 bytes. A client sends GET at once after HEAD.
+pub const PREFETCH_HEADS_MAX: usize = 1_024;
+pub const PREFETCH_HEADS_TTL: Duration = Duration::from_secs(60);
+
+/// The part of a registry's request budget that fetches without clients leave to clients, in percent
+/// and in requests. The larger one counts.
+pub const BUDGET_RESERVE_PERCENT: u64 = 30;
+pub const BUDGET_RESERVE_REQUESTS_MIN: u64 = 10;
+
 // --- Loads of images ---
 
 /// Images of a load, and of a list of images. A report has some 300 bytes for each.

@@ -1,7 +1,7 @@
 //! The parts of a cache behind its listeners: the store, the registries, and the cache between them.
 
 use super::AppError;
-use crate::cache::{Cache, TagPolicy};
+use crate::cache::{Cache, FetchOptions, PrefetchOptions, TagPolicy};
 use crate::config::{Config, Live};
 use crate::fairness::Parties;
 use crate::manage::Loader;
@@ -47,7 +47,14 @@ impl CacheParts {
             helper.clone(),
             TagPolicy::of(config),
             memory.clone(),
-            descriptors,
+            FetchOptions {
+                descriptors,
+                background_bandwidth: config.background_bandwidth,
+                prefetch: PrefetchOptions {
+                    mode: config.prefetch,
+                    timeout: config.prefetch_timeout,
+                },
+            },
         );
         Ok(CacheParts {
             live,

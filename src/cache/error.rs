@@ -51,6 +51,9 @@ pub enum FetchError {
     /// The cache ended the fetch, for this reason.
     #[error("the cache ended the fetch: {0}; retry later")]
     Abandoned(&'static str),
+    /// A fetch without clients had no slot left, or another fetch needed its slot.
+    #[error("the limit of concurrent fetches left no slot to a fetch without clients; retry later")]
+    Displaced,
     /// The content has arrived, and the store has not kept it.
     #[error(
         "the store did not keep the content; see the log of the cache, and check the disk, CACHE_MAX_SIZE and CACHE_MAX_OBJECT_SIZE"

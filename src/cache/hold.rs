@@ -4,7 +4,8 @@
 use super::access::HeldContent;
 use super::blob::Attempts;
 use super::manifest::stored;
-use super::{Approach, Cache, Caller, FetchError, ManifestAnswer, ManifestKey};
+use super::slots::Class;
+use super::{Approach, Cache, Caller, FetchError, ManifestAnswer, ManifestKey, Priority};
 use crate::config::{Access, Auth};
 use crate::http::CacheResult;
 use crate::oci::{Digest, Origin};
@@ -33,8 +34,19 @@ impl Cache {
     /// # Errors
     ///
     /// The upstream's error response or failure, if no usable manifest is stored. Or the store does not
-    /// keep the manifest.
-    pub async fn hold_manifest(&self, key: ManifestKey) -> Result<(ManifestAnswer, u64), FetchError> {
+    /// keep the manifest. [`FetchError::Overloaded`] if no slot is spare for this priority.
+    pub async fn hold_manifest(
+        &self,
+        key: ManifestKey,
+        priority: Priority,
+    ) -> Result<(ManifestAnswer, u64), FetchError> {
+        // A client may join the fetch, which is short. So the fetch takes a slot like a client's.
+        if !self
+            .0
+            .has_spare_slot(Class::Manifest, &key.origin.namespace, priority)
+        {
+            return Err(FetchError::Overloaded);
+        }
         let (answer, role) = self.manifest_to_end(key.clone()).await;
         let mut answer = answer?;
         if answer.stale.is_some() {
@@ -61,6 +73,7 @@ impl Cache {
     /// # Errors
     ///
     /// The registry denies access or fails, or the store does not keep the blob.
+    /// [`FetchError::Overloaded`] or [`FetchError::Displaced`] if no slot is spare for this priority.
     ///
     /// # Cancellation
     ///
@@ -70,6 +83,7 @@ impl Cache {
         origin: &Origin,
         digest: Digest,
         caller: &Caller,
+        priority: Priority,
     ) -> Result<u64, FetchError> {
         let mut attempts = Attempts::new();
         loop {
@@ -102,16 +116,21 @@ impl Cache {
             if !self.0.storage.is_writable() {
                 return Err(FetchError::NotStored);
             }
-            let (fill, role) = self.fill(digest, origin, caller, attempts.not.as_ref(), remote);
+            let is_running = self.0.fills.has(&digest, origin);
+            if !is_running && !self.0.has_spare_slot(Class::Blob, &origin.namespace, priority) {
+                return Err(FetchError::Overloaded);
+            }
+            let (fill, role) = self.fill(digest, origin, caller, attempts.not.as_ref(), remote, priority);
             let is_for_caller = fill.is_request_of(origin, caller);
             if !is_for_caller {
                 self.permit(origin, fill.held(), Target::Blob, caller).await?;
             }
             let is_fetched = role == Role::Leader && !fill.is_from_bucket();
-            match fill.stored().await {
+            match fill.stored(priority).await {
                 Ok(Some(size)) => return Ok(if is_fetched { size } else { 0 }),
                 // Another fill has stored the blob meanwhile.
                 Ok(None) => {}
+                Err(FetchError::Displaced) => return Err(FetchError::Displaced),
                 Err(error) => attempts.continue_after(error, fill, is_for_caller)?,
             }
         }

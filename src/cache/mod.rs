@@ -20,6 +20,8 @@ mod lookup_counts;
 mod manifest;
 mod missing;
 mod passthrough;
+mod prefetch;
+mod priority;
 mod records;
 mod slots;
 mod small_body;
@@ -30,10 +32,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use crate::config::Live;
+use crate::config::{Live, Prefetch};
 use crate::fairness::{Lease, Parties, Party, SharedLedger};
 use crate::limits::{
     BACKGROUND_QUEUE_TIMEOUT, FETCH_QUEUE_TIMEOUT, FILL_WINDOW_BYTES, RESERVED_FETCHES_MAX,
@@ -43,6 +46,7 @@ use crate::oci::{Digest, DigestPrefix, Namespace};
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
+use crate::runtime::pacer::SharedPace;
 use crate::storage::{Key, Storage};
 use crate::sync::Mutex;
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
@@ -57,6 +61,7 @@ pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use lookup_counts::{CoreLookupCounts, LookupCounts, LookupKind, LookupResult, Lookups, RegistryLookups};
 pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
 pub use passthrough::PassthroughHead;
+pub use priority::Priority;
 
 use crate::runtime::single_flight::SingleFlight;
 use absence::Absences;
@@ -64,6 +69,7 @@ use access::AccessTable;
 use listing::Listings;
 use manifest::Needs;
 use missing::MissingReferences;
+use prefetch::Prefetches;
 use records::ListingRepositories;
 use slots::{Class, FetchSlot, FetchSlots};
 use stored_headers::{media_type, named_digest, storable};
@@ -102,6 +108,28 @@ struct Shared {
     room_shares: SharedLedger,
     lookup_counts: LookupCounts,
     parties: Parties,
+    prefetch: PrefetchOptions,
+    prefetches: Prefetches,
+    /// The pace of all fills without clients together.
+    background_pace: SharedPace,
+}
+
+/// The prefetches of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefetchOptions {
+    pub mode: Prefetch,
+    /// The time in which a client must request a blob of the image.
+    pub timeout: Duration,
+}
+
+/// The options of all fetches of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchOptions {
+    /// The file descriptors that the process may open.
+    pub descriptors: u64,
+    /// Bytes per second of all fetches below [`Priority::Client`] together. 0 means no bound.
+    pub background_bandwidth: u64,
+    pub prefetch: PrefetchOptions,
 }
 
 /// A fetch slot, and memory for one fetch.
@@ -125,7 +153,7 @@ impl Memory {
 }
 
 impl Cache {
-    /// Creates the cache of a process that may open `descriptors` file descriptors.
+    /// Creates the cache of a process with these options.
     pub fn new(
         storage: Storage,
         upstreams: Upstreams,
@@ -133,7 +161,7 @@ impl Cache {
         helper: Helper,
         policy: TagPolicy,
         memory: MemoryBudget,
-        descriptors: u64,
+        options: FetchOptions,
     ) -> Self {
         let parties = storage.parties().clone();
         Cache(Arc::new(Shared {
@@ -154,12 +182,15 @@ impl Cache {
             listing_repositories: ListingRepositories::default(),
             missing: MissingReferences::default(),
             pending: Mutex::default(),
-            slots: FetchSlots::new(descriptors),
+            slots: FetchSlots::new(options.descriptors),
             memory,
             memory_shares: SharedLedger::default(),
             room_shares: SharedLedger::default(),
             lookup_counts: LookupCounts::default(),
             parties,
+            prefetch: options.prefetch,
+            prefetches: Prefetches::default(),
+            background_pace: SharedPace::new(options.background_bandwidth),
         }))
     }
 
@@ -234,14 +265,16 @@ impl Shared {
         self.parties.of(namespace)
     }
 
-    /// Takes a fetch slot within [`FETCH_QUEUE_TIMEOUT`], and memory for one fetch at once.
+    /// Takes a fetch slot within [`FETCH_QUEUE_TIMEOUT`], and memory for one fetch at once. Below
+    /// [`Priority::Client`], also takes the slot at once.
     async fn fetch_resources(
         &self,
         class: Class,
         namespace: &Namespace,
+        priority: Priority,
     ) -> Result<FetchResources, FetchError> {
-        let slot = self.slot(class, namespace).await?;
-        let memory = self.memory_for(namespace, FILL_WINDOW_BYTES as u64);
+        let slot = self.slot_for(class, namespace, priority).await?;
+        let memory = self.memory_for(namespace, FILL_WINDOW_BYTES as u64, priority);
         Ok(FetchResources {
             slot,
             memory: memory.ok_or(FetchError::Overloaded)?,
@@ -251,26 +284,49 @@ impl Shared {
     /// Takes a fetch slot within [`FETCH_QUEUE_TIMEOUT`], or [`BACKGROUND_QUEUE_TIMEOUT`] for
     /// [`Class::Background`].
     async fn slot(&self, class: Class, namespace: &Namespace) -> Result<FetchSlot, FetchError> {
+        self.slot_for(class, namespace, Priority::Client).await
+    }
+
+    async fn slot_for(
+        &self,
+        class: Class,
+        namespace: &Namespace,
+        priority: Priority,
+    ) -> Result<FetchSlot, FetchError> {
         let limit = match class {
             Class::Background => BACKGROUND_QUEUE_TIMEOUT,
             Class::Blob | Class::Manifest => FETCH_QUEUE_TIMEOUT,
         };
-        let slot = self.slots.take(class, &self.party(namespace), limit).await;
+        let slot = self
+            .slots
+            .take(class, &self.party(namespace), priority, limit)
+            .await;
         slot.ok_or(FetchError::Overloaded)
     }
 
+    /// Returns whether a fetch below [`Priority::Client`] gets a slot of `class` now.
+    fn has_spare_slot(&self, class: Class, namespace: &Namespace, priority: Priority) -> bool {
+        self.slots.has_spare(class, &self.party(namespace), priority)
+    }
+
     /// Takes `bytes` of the memory budget from the share of a registry. `None` if the budget or the
-    /// share is exhausted.
-    fn memory_for(&self, namespace: &Namespace, bytes: u64) -> Option<Memory> {
+    /// share is exhausted. Below [`Priority::Client`], a part of the budget stays free.
+    fn memory_for(&self, namespace: &Namespace, bytes: u64, priority: Priority) -> Option<Memory> {
         let party = self.party(namespace);
         let mut lease = self.memory_shares.lease(&party);
         let free = self.memory.limit().saturating_sub(self.memory.used());
         let (kept, own) = kept_memory(self.memory.limit());
         // The reserve is for registries with a configuration entry and little memory in use.
         let has_own = matches!(party, Party::Named(_)) && self.memory_shares.held_by(&party) < own;
-        let free = if has_own { free } else { free.saturating_sub(kept) };
+        let free = match priority {
+            Priority::Client if has_own => free,
+            Priority::Client => free.saturating_sub(kept),
+            _ => free.saturating_sub(kept.max(priority.reserve(self.memory.limit()))),
+        };
         if !lease.grow_to(bytes, free, 1) {
-            self.memory.refuse();
+            if !priority.is_background() {
+                self.memory.refuse();
+            }
             return None;
         }
         let charge = self.memory.take(bytes)?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::body_channel::{BodyReceiver, BodySender, ChunkSource, ForwardOutcome, body_channel};
 use super::manifest::response::{may_be_manifest, read_whole, type_of};
-use super::{Cache, Class, FetchError, FetchResources, Shared, named_digest, storable, unless};
+use super::{Cache, Class, FetchError, FetchResources, Priority, Shared, named_digest, storable, unless};
 use crate::limits::BODY_CHANNEL_BYTES_MAX;
 use crate::oci::{Digest, Origin, Reference, SCHEMA1_TYPES};
 use crate::upstream::{
@@ -136,7 +136,9 @@ impl Shared {
             Target::Blob(_) => Class::Blob,
             _ => Class::Manifest,
         };
-        let resources = self.fetch_resources(class, &request.namespace).await?;
+        let resources = self
+            .fetch_resources(class, &request.namespace, Priority::Client)
+            .await?;
         let mut response = self.upstreams.fetch(request).await?;
         if matches!(request.target, Target::Manifest(_))
             && request.method == UpstreamMethod::Head

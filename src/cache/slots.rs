@@ -5,11 +5,12 @@
 //! common slots. So the registry can start a fetch at once, even if other registries hold all
 //! common slots.
 //!
-//! A fetch without clients keeps its slot only until another fetch needs a slot.
+//! A fetch without clients keeps its slot only until another fetch needs a slot. A fetch of the cache
+//! itself ([`Priority`]) takes only a common slot beyond a reserve, and never waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -20,6 +21,8 @@ use crate::limits::{
     MANIFEST_FETCHES_MAX, RESERVED_FETCHES_MAX, RESERVED_FETCHES_TOTAL_MAX, UNPROVEN_WAITING_MAX,
 };
 use crate::sync::{Mutex, MutexGuard};
+
+use super::priority::Priority;
 
 /// The purpose of a fetch slot. A class never uses the slots of another class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,8 +47,10 @@ pub struct FetchSlot {
 }
 
 /// State that decides whether a fetch keeps its slot when other fetches need a slot.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Standing {
+    /// The number of the [`Priority`].
+    priority: AtomicU8,
     /// No client waits for the fetch.
     deserted: AtomicBool,
     /// The upstream sends less than the minimum rate.
@@ -55,6 +60,38 @@ pub struct Standing {
     /// The fetch must release its slot.
     evicted: AtomicBool,
     eviction: Notify,
+}
+
+impl Standing {
+    fn new(priority: Priority) -> Arc<Self> {
+        Arc::new(Standing {
+            priority: AtomicU8::new(priority as u8),
+            deserted: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+            rate: AtomicU64::new(0),
+            evicted: AtomicBool::new(false),
+            eviction: Notify::new(),
+        })
+    }
+
+    fn priority(&self) -> Priority {
+        Priority::of_number(self.priority.load(Ordering::Relaxed))
+    }
+
+    /// Raises the priority of a fetch whose content another caller needs.
+    pub fn raise(&self, priority: Priority) {
+        self.priority.fetch_max(priority as u8, Ordering::Relaxed);
+    }
+
+    /// Ends the fetch.
+    pub fn evict(&self) {
+        self.evicted.store(true, Ordering::Relaxed);
+        self.eviction.notify_one();
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.deserted.load(Ordering::Relaxed)
+    }
 }
 
 struct Pool {
@@ -86,6 +123,7 @@ enum Kind {
     Own,
 }
 
+/// A fetch of [`Priority::Client`] in the queue.
 struct Waiting {
     id: u64,
     grant: oneshot::Sender<()>,
@@ -107,20 +145,26 @@ impl FetchSlots {
     }
 
     /// Takes a slot for a fetch of `party`. Returns `None` if no slot is free within `limit`, or if
-    /// too many fetches wait.
+    /// too many fetches wait. Below [`Priority::Client`], the fetch does not wait.
     ///
     /// # Cancellation
     ///
     /// The fetch leaves the queue.
-    pub async fn take(&self, class: Class, party: &Party, limit: Duration) -> Option<FetchSlot> {
+    pub async fn take(
+        &self,
+        class: Class,
+        party: &Party,
+        priority: Priority,
+        limit: Duration,
+    ) -> Option<FetchSlot> {
         let (grant, granted) = oneshot::channel();
-        let (id, queued) = self.pool(class).enter(party, grant)?;
+        let (id, queued) = self.pool(class).enter(party, priority, grant)?;
         // Dropping the slot from here on releases it, or leaves the queue.
         let mut slot = FetchSlot {
             slots: self.clone(),
             class,
             id,
-            standing: Arc::default(),
+            standing: Standing::new(priority),
         };
         if queued && !matches!(tokio::time::timeout(limit, granted).await, Ok(Ok(()))) {
             return None;
@@ -129,20 +173,31 @@ impl FetchSlots {
         Some(slot)
     }
 
+    /// Returns whether a fetch below [`Priority::Client`] gets a slot now.
+    pub fn has_spare(&self, class: Class, party: &Party, priority: Priority) -> bool {
+        self.pool(class).has_spare(party, priority)
+    }
+
     fn pool(&self, class: Class) -> MutexGuard<'_, Pool> {
         self.0[class as usize].lock()
     }
 }
 
 impl FetchSlot {
+    /// Returns the state that decides whether the fetch keeps the slot.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+
     /// Records the progress of the fetch. A fetch without clients may lose its slot to a fetch with
     /// clients.
-    pub fn record_progress(&self, deserted: bool, slow: bool, rate: u64) {
+    pub fn record_progress(&self, priority: Priority, deserted: bool, slow: bool, rate: u64) {
         let standing = &self.standing;
         standing.rate.store(rate, Ordering::Relaxed);
+        let priority_before = standing.priority.swap(priority as u8, Ordering::Relaxed);
         let before = standing.deserted.swap(deserted, Ordering::Relaxed);
         let slow_before = standing.slow.swap(slow, Ordering::Relaxed);
-        if (deserted && !before) || (slow && !slow_before) {
+        if (deserted && !before) || (slow && !slow_before) || priority_before > priority as u8 {
             self.slots.pool(self.class).relieve();
         }
     }
@@ -205,16 +260,35 @@ impl Pool {
         }
     }
 
-    /// Takes a slot or joins the queue. Returns the id and whether the fetch waits, or `None` if
-    /// the queue is full.
-    fn enter(&mut self, party: &Party, grant: oneshot::Sender<()>) -> Option<(u64, bool)> {
+    /// Returns whether `party` may take a common slot for a fetch below [`Priority::Client`]. No
+    /// client waits, and a reserve stays free for clients and for higher priorities.
+    fn has_spare(&self, party: &Party, priority: Priority) -> bool {
+        let free = self.free();
+        self.count == 0 && free > priority.reserve(self.size) && self.ledger.admits(party, free, 1)
+    }
+
+    /// Takes a slot or joins the queue. Returns the id and whether the fetch waits. `None` if the
+    /// queue is full, or if a fetch below [`Priority::Client`] gets no slot.
+    fn enter(
+        &mut self,
+        party: &Party,
+        priority: Priority,
+        grant: oneshot::Sender<()>,
+    ) -> Option<(u64, bool)> {
         let id = self.next_id;
         self.next_id += 1;
+        if priority.is_background() {
+            if !self.has_spare(party, priority) {
+                return None;
+            }
+            self.hold(id, party, Kind::Common, priority);
+            return Some((id, false));
+        }
         // Waiting fetches of the same party come first.
         if !self.waiting.contains_key(party)
             && let Some(kind) = self.admits(party)
         {
-            self.hold(id, party, kind);
+            self.hold(id, party, kind, priority);
             return Some((id, false));
         }
         let unproven = |party: &Party| matches!(party, Party::Unproven(_));
@@ -245,7 +319,7 @@ impl Pool {
             .sum()
     }
 
-    fn hold(&mut self, id: u64, party: &Party, kind: Kind) {
+    fn hold(&mut self, id: u64, party: &Party, kind: Kind, priority: Priority) {
         match kind {
             Kind::Common => self.ledger.take(party, 1),
             Kind::Own => *self.own.entry(party.clone()).or_default() += 1,
@@ -253,7 +327,7 @@ impl Pool {
         let held = Held {
             party: party.clone(),
             kind,
-            standing: Arc::default(),
+            standing: Standing::new(priority),
         };
         self.held.insert(id, held);
     }
@@ -265,8 +339,10 @@ impl Pool {
         };
         if kind == Kind::Own {
             // Another fetch of the registry moves to the own slot, which frees a common slot for
-            // other registries.
-            let common = |held: &&mut Held| held.kind == Kind::Common && held.party == party;
+            // other registries. Own slots stay free for clients.
+            let common = |held: &&mut Held| {
+                held.kind == Kind::Common && held.party == party && !held.standing.priority().is_background()
+            };
             if self.ledger.held_by(&party) > 0
                 && let Some(other) = self.held.values_mut().find(common)
             {
@@ -324,7 +400,7 @@ impl Pool {
                 } else {
                     self.turns.push_back(party.clone());
                 }
-                self.hold(id, &party, kind);
+                self.hold(id, &party, kind, Priority::Client);
                 if grant.send(()).is_err() {
                     // The fetch has just left the queue.
                     self.release(id);
@@ -333,7 +409,8 @@ impl Pool {
         }
     }
 
-    /// Evicts fetches without clients, one for each party with waiting fetches. If the slots that
+    /// Evicts fetches without clients, one for each party with waiting fetches: first deserted
+    /// fetches, then fetches of the cache itself, the least important first. If the slots that
     /// registries share are exhausted, a slow fetch is evicted too. A registry with an entry loses
     /// a slow fetch only to a registry with an entry that holds fewer slots.
     fn relieve(&mut self) {
@@ -354,7 +431,7 @@ impl Pool {
                 .values()
                 .filter(|held| {
                     let (holder, standing) = (&held.party, &held.standing);
-                    let deserted = standing.deserted.load(Ordering::Relaxed);
+                    let alone = standing.is_deserted() || standing.priority().is_background();
                     let slow = standing.slow.load(Ordering::Relaxed);
                     let outside = holder != party
                         && match (holder, party) {
@@ -364,12 +441,13 @@ impl Pool {
                         };
                     // A registry that holds only own slots cannot free a common slot.
                     let gives = holder == party || self.ledger.held_by(holder) > 0;
-                    gives && !evicted(standing) && (deserted || (slow && exhausted && outside))
+                    gives && !evicted(standing) && (alone || (slow && exhausted && outside))
                 })
                 .min_by_key(|held| {
                     let standing = &held.standing;
                     (
-                        !standing.deserted.load(Ordering::Relaxed),
+                        !standing.is_deserted(),
+                        standing.priority(),
                         held.party != *party,
                         standing.rate.load(Ordering::Relaxed),
                     )
@@ -377,245 +455,10 @@ impl Pool {
             let Some(Held { standing, .. }) = worst else {
                 return;
             };
-            standing.evicted.store(true, Ordering::Relaxed);
-            standing.eviction.notify_one();
+            standing.evict();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-    const AT_ONCE: Duration = Duration::from_millis(1);
-
-    fn named(name: &str) -> Party {
-        Party::Named(name.into())
-    }
-
-    /// Takes slots until none is free.
-    async fn take_all(slots: &FetchSlots, class: Class, party: &Party) -> Vec<FetchSlot> {
-        let mut taken = Vec::new();
-        while let Some(slot) = slots.take(class, party, AT_ONCE).await {
-            taken.push(slot);
-        }
-        taken
-    }
-
-    /// Takes all common slots for numbered registries, and then the own slots of all `others`.
-    async fn take_every_slot(slots: &FetchSlots, class: Class, others: &[&str]) -> Vec<FetchSlot> {
-        let mut taken = Vec::new();
-        for n in 0..20 {
-            taken.extend(take_all(slots, class, &named(&n.to_string())).await);
-        }
-        assert_eq!(slots.pool(class).free(), 0);
-        for other in others {
-            let own = take_all(slots, class, &named(other)).await;
-            assert!(!own.is_empty());
-            taken.extend(own);
-        }
-        taken
-    }
-
-    fn run(test: impl Future<Output = ()>) {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap()
-            .block_on(test);
-    }
-
-    #[test]
-    fn one_registry_or_class_leaves_slots_to_the_others() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let held = take_all(&slots, Class::Blob, &named("busy")).await;
-            assert_eq!(
-                held.len() as u64,
-                BLOB_FETCHES_MAX as u64 / 2 + RESERVED_FETCHES_MAX
-            );
-            assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
-            assert!(
-                slots
-                    .take(Class::Manifest, &named("busy"), AT_ONCE)
-                    .await
-                    .is_some()
-            );
-        });
-    }
-
-    #[test]
-    fn a_registry_with_an_entry_has_slots_when_all_others_take_what_they_can() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let mut held = Vec::new();
-            for n in 0..300 {
-                held.extend(take_all(&slots, Class::Blob, &named(&n.to_string())).await);
-            }
-            assert_eq!(slots.pool(Class::Blob).free(), 0);
-            assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
-            // Each of the 300 registries has its first own slot. Further own slots are limited.
-            let most = BLOB_FETCHES_MAX as u64 + RESERVED_FETCHES_TOTAL_MAX + 300;
-            assert!(held.len() as u64 <= most, "{}", held.len());
-            held.clear();
-            assert!(slots.pool(Class::Blob).own.is_empty());
-        });
-    }
-
-    #[test]
-    fn registries_without_an_entry_have_no_slots_of_their_own() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let mut held = Vec::new();
-            for n in 0..300 {
-                let party = Party::Unproven(format!("r{n}.example").parse().unwrap());
-                held.extend(take_all(&slots, Class::Blob, &party).await);
-            }
-            assert_eq!(held.len(), BLOB_FETCHES_MAX / 4);
-        });
-    }
-
-    #[test]
-    fn fetches_leave_descriptors_to_connections_and_files() {
-        run(async {
-            for descriptors in [0, 256, 600, 1_024, 4_096, 20_000, u64::MAX] {
-                let slots = FetchSlots::new(descriptors);
-                let size = |class| slots.pool(class).size;
-                let (blobs, manifests) = (size(Class::Blob), size(Class::Manifest));
-                let all = 2 * blobs + manifests + size(Class::Background);
-                let content = descriptors.saturating_sub(DESCRIPTORS_RESERVED as u64) / 5;
-                assert!(all <= content.max(4 * FETCHES_MIN), "{descriptors}");
-                let busy = take_all(&slots, Class::Blob, &named("busy")).await;
-                let together: u64 = slots.pool(Class::Blob).own.values().sum();
-                assert!(
-                    busy.len() as u64 <= blobs.div_ceil(2) + together && together <= RESERVED_FETCHES_MAX
-                );
-                assert!(slots.take(Class::Blob, &named("other"), AT_ONCE).await.is_some());
-            }
-            let size = |class| FetchSlots::new(20_000).pool(class).size as usize;
-            assert_eq!(
-                [Class::Blob, Class::Manifest, Class::Background].map(size),
-                [BLOB_FETCHES_MAX, MANIFEST_FETCHES_MAX, BACKGROUND_FETCHES_MAX]
-            );
-        });
-    }
-
-    #[test]
-    fn an_own_slot_that_is_released_frees_a_common_one() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let mut held = take_all(&slots, Class::Blob, &named("a")).await;
-            let free = slots.pool(Class::Blob).free();
-            held.remove(0);
-            assert_eq!(slots.pool(Class::Blob).free(), free + 1);
-            held.clear();
-            let pool = slots.pool(Class::Blob);
-            assert!(pool.own.is_empty() && pool.free() == BLOB_FETCHES_MAX as u64);
-        });
-    }
-
-    #[test]
-    fn a_released_slot_goes_to_a_waiting_fetch_and_registries_take_turns() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let mut held = take_every_slot(&slots, Class::Manifest, &["x", "y"]).await;
-            let order = Arc::new(Mutex::new(Vec::new()));
-            let wait = |party: &'static str| {
-                let (slots, order) = (slots.clone(), order.clone());
-                tokio::spawn(async move {
-                    let slot = slots.take(Class::Manifest, &named(party), PATIENCE).await;
-                    order.lock().push(party);
-                    slot
-                })
-            };
-            let mut waiting = Vec::new();
-            for party in ["x", "x", "x", "y"] {
-                let before = slots.pool(Class::Manifest).count;
-                waiting.push(wait(party));
-                while slots.pool(Class::Manifest).count == before {
-                    tokio::task::yield_now().await;
-                }
-            }
-            held.drain(..8);
-            for task in waiting {
-                assert!(task.await.unwrap().is_some());
-            }
-            assert_eq!(*order.lock(), ["x", "y", "x", "x"]);
-        });
-    }
-
-    #[test]
-    fn a_fetch_that_leaves_the_queue_takes_no_slot() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let held = take_all(&slots, Class::Blob, &named("a")).await;
-            assert!(slots.take(Class::Blob, &named("a"), AT_ONCE).await.is_none());
-            {
-                let pool = slots.pool(Class::Blob);
-                assert_eq!((pool.count, pool.turns.len(), pool.waiting.len()), (0, 0, 0));
-            }
-            drop(held);
-            let pool = slots.pool(Class::Blob);
-            assert!(pool.held.is_empty());
-            assert_eq!(pool.free(), BLOB_FETCHES_MAX as u64);
-        });
-    }
-
-    #[test]
-    fn a_fetch_no_client_waits_for_loses_its_slot_and_the_slowest_first() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let mut held = take_all(&slots, Class::Blob, &named("a")).await;
-            held[3].record_progress(true, false, 500);
-            held[5].record_progress(true, false, 100);
-            let waiting = tokio::spawn({
-                let slots = slots.clone();
-                async move { slots.take(Class::Blob, &named("a"), PATIENCE).await }
-            });
-            held[5].evicted().await;
-            assert!(
-                !held[3].standing.evicted.load(Ordering::Relaxed),
-                "one fetch is evicted"
-            );
-            held.remove(5);
-            assert!(waiting.await.unwrap().is_some());
-        });
-    }
-
-    #[test]
-    fn a_slow_fetch_of_a_registry_that_holds_more_gives_way_when_all_slots_are_taken() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let mut held = take_every_slot(&slots, Class::Blob, &["other"]).await;
-            held[7].record_progress(false, true, 1);
-            let waiting = tokio::spawn({
-                let slots = slots.clone();
-                async move { slots.take(Class::Blob, &named("other"), PATIENCE).await }
-            });
-            held[7].evicted().await;
-            held.remove(7);
-            assert!(waiting.await.unwrap().is_some());
-        });
-    }
-
-    #[test]
-    fn a_slow_fetch_of_a_registry_without_an_entry_gives_way_when_their_bound_is_reached() {
-        run(async {
-            let slots = FetchSlots::new(u64::MAX);
-            let party = |n: usize| Party::Unproven(format!("r{n}.example").parse().unwrap());
-            let mut held = Vec::new();
-            for n in 0..100 {
-                held.extend(slots.take(Class::Blob, &party(n), AT_ONCE).await);
-            }
-            held[7].record_progress(false, true, 1);
-            let waiting = tokio::spawn({
-                let slots = slots.clone();
-                async move { slots.take(Class::Blob, &party(2_000), PATIENCE).await }
-            });
-            held[7].evicted().await;
-            held.remove(7);
-            assert!(waiting.await.unwrap().is_some());
-        });
-    }
-}
+mod tests;

@@ -29,13 +29,13 @@ use tracing::Level;
 use table::{Names, Row, first_or, settings};
 
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, SizeBound, VerifyOnOpen,
+    Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, Prefetch, SizeBound, VerifyOnOpen,
 };
 use super::value::{
     ADDRESS_OR_PORT, ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0,
     CONNECTIONS_OR_AUTO, CORES, DURATION, DURATION_OR_MILLIS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind,
-    LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE, PLATFORMS, PREFIX, REGISTRY_OR_NONE, SECRET,
-    SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
+    LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE, PLATFORMS, PREFETCH, PREFIX, REGISTRY_OR_NONE,
+    SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
 };
 use crate::log::FormatChoice;
 use crate::oci::{Namespace, Platforms};
@@ -388,6 +388,24 @@ settings! {
         help: "request clients' registry credentials",
     }
 
+    /// The blobs that the cache fetches after a client has received a manifest.
+    Prefetch => pub prefetch: Prefetch {
+        value: PREFETCH,
+        default: "image",
+        group: Content,
+        reload: Restart,
+        help: "blobs to fetch early: off, config, image",
+    }
+
+    /// The time in which a client must request a blob of an image with a prefetch.
+    PrefetchTimeout => pub prefetch_timeout: Duration {
+        value: DURATION,
+        default: "30s",
+        group: Content,
+        reload: Restart,
+        help: "for a client to use a prefetch",
+    }
+
     /// The user name of client authentication.
     AuthUsername {
         value: TEXT,
@@ -572,6 +590,15 @@ settings! {
         group: Operation,
         reload: Restart,
         help: "time of a load for one image",
+    }
+
+    /// Bytes per second of all fetches without clients together. 0 means no bound.
+    BackgroundBandwidth => pub background_bandwidth: u64 {
+        value: BYTES,
+        default: "0",
+        group: Operation,
+        reload: Restart,
+        help: "bytes/s of loads and prefetches; 0: any",
     }
 
     /// The path of the configuration file.

@@ -12,8 +12,8 @@ use super::model::units::{
     parse_pull_timeout,
 };
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, SIZE_EXPECTED,
-    SizeBound, VerifyOnOpen, parse_bucket, parse_days, parse_prefix,
+    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, Prefetch,
+    SIZE_EXPECTED, SizeBound, VerifyOnOpen, parse_bucket, parse_days, parse_prefix,
 };
 use crate::log::{FormatChoice, LEVELS};
 use crate::oci::{Namespace, Platforms};
@@ -263,6 +263,10 @@ pub(super) const KERNEL_TLS: Value<KernelTls> = Value {
 pub(super) const STORAGE_BACKEND: Value<Backend> = Value {
     kind: Kind::Word(&words(&Backend::WORDS)),
     parse: |text| find(&Backend::WORDS, text),
+};
+pub(super) const PREFETCH: Value<Prefetch> = Value {
+    kind: Kind::Word(&words(&Prefetch::WORDS)),
+    parse: |text| find(&Prefetch::WORDS, text),
 };
 pub(super) const VERIFY_ON_OPEN: Value<VerifyOnOpen> = Value {
     kind: Kind::Word(&words(&VerifyOnOpen::WORDS)),

@@ -201,14 +201,16 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
             bad_gateway(ErrorCode::ManifestInvalid)
         }
         FetchError::Incomplete { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
-        FetchError::Overloaded | FetchError::Abandoned(_) | FetchError::Gone | FetchError::NotStored => {
-            refuse(
-                503,
-                ErrorCode::Unavailable,
-                &text,
-                Fields::new().with("Retry-After", "1"),
-            )
-        }
+        FetchError::Overloaded
+        | FetchError::Abandoned(_)
+        | FetchError::Displaced
+        | FetchError::Gone
+        | FetchError::NotStored => refuse(
+            503,
+            ErrorCode::Unavailable,
+            &text,
+            Fields::new().with("Retry-After", "1"),
+        ),
         FetchError::Lost => refuse(500, ErrorCode::Unknown, &text, Fields::new()),
     }
 }

@@ -56,6 +56,7 @@ impl Registry {
                 if pull.head.method == Method::Get {
                     answer = self.cache.complete(key.clone(), answer).await?;
                 }
+                self.cache.prefetch(pull.head.method, &key, &answer, role);
                 Ok(self.manifest_response(pull, &key, &answer, role))
             }
             Err(FetchError::Schema1) => {

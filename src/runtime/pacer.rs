@@ -1,10 +1,11 @@
-//! The pace of background reads: a bound of bytes per second, and a stop that ends each wait.
+//! The pace of work in the background: a bound of bytes per second, of one thread or of all tasks.
 
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::clock::monotonic_micros;
+use crate::sync::Mutex;
 
 /// The pace of one thread.
 #[derive(Debug)]
@@ -35,6 +36,31 @@ impl Pacer {
             return self.stopped.try_recv() == Err(TryRecvError::Empty);
         }
         self.stopped.recv_timeout(duration) == Err(RecvTimeoutError::Timeout)
+    }
+}
+
+/// A pace that any number of tasks share.
+#[derive(Debug)]
+pub struct SharedPace {
+    is_bounded: bool,
+    schedule: Mutex<Schedule>,
+}
+
+impl SharedPace {
+    /// Creates a pace of `rate` bytes per second. 0 means no bound.
+    pub fn new(rate: u64) -> Self {
+        SharedPace {
+            is_bounded: rate > 0,
+            schedule: Mutex::new(Schedule::new(rate)),
+        }
+    }
+
+    /// Counts `bytes`, and returns the wait that all bytes before require.
+    pub fn take(&self, bytes: u64) -> Duration {
+        if !self.is_bounded {
+            return Duration::ZERO;
+        }
+        self.schedule.lock().take(bytes, monotonic_micros())
     }
 }
 

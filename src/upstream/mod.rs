@@ -189,6 +189,14 @@ impl Upstreams {
         self.0.availability.report(Instant::now())
     }
 
+    /// Returns the requests of the registry's budget above a reserve of `percent`. `None` if the
+    /// registry has stated no budget.
+    pub fn spare_budget(&self, namespace: &Namespace, percent: u64) -> Option<u64> {
+        self.0
+            .availability
+            .spare_budget(namespace, percent, Instant::now())
+    }
+
     /// Returns whether blobs of `repository` get no requests now, except probes: the cache is
     /// air-gapped, the registry is unavailable, or the registry has limited all requests.
     pub fn is_suspended(&self, namespace: &Namespace, repository: &Repository) -> bool {

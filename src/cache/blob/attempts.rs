@@ -52,7 +52,7 @@ impl Attempts {
         is_for_caller: bool,
     ) -> Result<(), FetchError> {
         match error {
-            FetchError::Gone | FetchError::Abandoned(_) => {}
+            FetchError::Gone | FetchError::Abandoned(_) | FetchError::Displaced => {}
             // The next attempt requests the content from the registry.
             _ if fill.is_from_bucket() => self.within = Within::Machine,
             // The registry refused another repository or another caller.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::access::HeldContent;
 use super::fill::{Fill, Follower, Ready};
-use super::{Cache, FetchError};
+use super::{Cache, FetchError, Priority};
 use crate::http::CacheResult;
 use crate::runtime::single_flight::Role;
 use crate::storage::{LocalBlob, RemoteBlob, StoredBlob, Within};
@@ -70,7 +70,14 @@ impl Cache {
                 },
                 None => {}
             }
-            let (fill, role) = self.fill(digest, origin, caller, attempts.not.as_ref(), remote);
+            let (fill, role) = self.fill(
+                digest,
+                origin,
+                caller,
+                attempts.not.as_ref(),
+                remote,
+                Priority::Client,
+            );
             let is_for_caller = fill.is_request_of(origin, caller);
             if !is_for_caller {
                 self.permit(origin, fill.held(), Target::Blob, caller).await?;
@@ -94,6 +101,9 @@ impl Cache {
                 small: None,
                 lasting: true,
             }));
+        }
+        if !request.head_only {
+            self.0.prefetches.record_request(&digest);
         }
         if !retried && self.0.fills.has(&digest, request.origin) {
             return None;

@@ -4,7 +4,7 @@ use super::answer::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, W
 use crate::cache::access::HeldContent;
 use crate::cache::body_channel::{BodyReceiver, ForwardOutcome, body_channel};
 use crate::cache::fill::source::BlobSource;
-use crate::cache::{Cache, Caller, FetchError};
+use crate::cache::{Cache, Caller, FetchError, Priority};
 use crate::http::{CacheResult, Span};
 use crate::limits::{BODY_CHANNEL_BYTES_MAX, BUCKET_RANGE_DISTANCE_MIN, HELD_WHOLE_BYTES_MAX};
 use crate::oci::Origin;
@@ -82,7 +82,7 @@ impl Cache {
             ..
         } = *request;
         let body = self.stream_from_bucket(origin, caller, blob, span).await?;
-        self.fill(digest, origin, caller, None, Some(blob.clone()));
+        self.fill(digest, origin, caller, None, Some(blob.clone()), Priority::Client);
         Some(BlobBody::Stream(Box::new(body)))
     }
 
@@ -129,7 +129,11 @@ impl Cache {
         let (sender, receiver) = body_channel();
         let (shared, origin, caller, blob) = (self.0.clone(), origin.clone(), caller.clone(), blob.clone());
         let started = self.0.helper.ask(async move {
-            sender.charge(shared.memory_for(&origin.namespace, BODY_CHANNEL_BYTES_MAX as u64)?);
+            sender.charge(shared.memory_for(
+                &origin.namespace,
+                BODY_CHANNEL_BYTES_MAX as u64,
+                Priority::Client,
+            )?);
             let source = BlobSource::from_bucket(&shared, &origin, &caller, &blob, span).await?;
             let whole = span.start == 0 && span.end == blob.meta().size;
             tokio::spawn(async move {

@@ -83,6 +83,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::cache::Priority;
     use crate::cache::access::Caller;
     use crate::cache::fill::disk_writer::DiskWriter;
     use crate::limits::FILL_WINDOW_BYTES;
@@ -95,7 +96,13 @@ mod tests {
             namespace: "r.example".parse().unwrap(),
             repository: "a/b".parse().unwrap(),
         };
-        let fill = Fill::new(Digest::of(Algorithm::Sha256, b"x"), origin, Caller::ANYBODY, None);
+        let fill = Fill::new(
+            Digest::of(Algorithm::Sha256, b"x"),
+            origin,
+            Caller::ANYBODY,
+            None,
+            Priority::Client,
+        );
         fill.change(|state| state.hasher = Some(Hasher::new(Algorithm::Sha256)));
         fill
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{End, Fill, FillState};
-use crate::cache::FetchError;
+use crate::cache::{FetchError, Priority};
 use crate::http::{Aborted, Growing, NextPiece, Piece, Span};
 use crate::limits::{FOLLOWER_BYTES_MAX, SEND_TURN_BYTES};
 use crate::runtime::waker::CoreNotify;
@@ -42,6 +42,7 @@ impl Follower {
         state
             .followers
             .insert(id, unread(offset, span.map(|span| span.end)));
+        fill.raise(&mut state, Priority::Client);
         drop(state);
         Ok(Follower {
             fill: fill.clone(),
@@ -184,7 +185,7 @@ mod tests {
             namespace: "r.example".parse().unwrap(),
             repository: "a/b".parse().unwrap(),
         };
-        let fill = Fill::new(digest, origin, Caller::ANYBODY, None);
+        let fill = Fill::new(digest, origin, Caller::ANYBODY, None, Priority::Client);
         fill.change(|state| {
             state.head = Some(Arc::new(Head {
                 size: Some(SIZE),

@@ -36,6 +36,8 @@ use crate::shared_file::SharedFile;
 use crate::sync::{Mutex, MutexGuard};
 
 use super::access::{Caller, HeldContent};
+use super::priority::Priority;
+use super::slots::Standing;
 use super::{FetchError, Memory};
 use crate::fairness::Lease;
 use crate::storage::{RemoteBlob, Room};
@@ -45,6 +47,7 @@ use window::Window;
 pub use follower::Follower;
 pub use status::FillStatus;
 pub use table::FillTable;
+pub(in crate::cache) use writer::run;
 
 /// A running or recently completed fill.
 pub struct Fill {
@@ -59,6 +62,8 @@ pub struct Fill {
     state: Mutex<FillState>,
     /// Notifies the writer that the window has room, or that no follower needs room.
     room: tokio::sync::Notify,
+    /// Notifies the writer that a client has joined a fill of a lower priority.
+    raised: tokio::sync::Notify,
 }
 
 /// The head of the upstream response.
@@ -98,17 +103,23 @@ struct FillState {
     /// is lost, the window keeps these bytes.
     followers: HashMap<u64, Span>,
     next_follower: u64,
-    /// Number of clients that wait for the head or the end.
-    wanted: usize,
+    /// Number of callers that wait for the head or the end, by priority.
+    wanted: [usize; Priority::COUNT],
     was_wanted: bool,
+    /// The highest priority of the callers, as of the last check.
+    priority: Priority,
+    /// No client has requested the content that a prefetch fetches.
+    is_canceled: bool,
+    /// The state of the fetch slot. `None` before the fill has a slot.
+    standing: Option<Arc<Standing>>,
     /// Memory charge of the window, held while the window contains bytes.
     memory: Option<Memory>,
     /// Disk share of the file until the commit.
     lease: Option<Lease>,
 }
 
-/// A client that waits for the head or the end of a fill. Counted until dropped.
-struct Wanted<'a>(&'a Fill);
+/// A caller that waits for the head or the end of a fill. Counted until dropped.
+struct Wanted<'a>(&'a Fill, Priority);
 
 /// The outcome of a fill. If the writer is dropped early, its guard sets `Failed`.
 #[derive(Clone, Debug)]
@@ -127,7 +138,13 @@ pub enum Ready {
 }
 
 impl Fill {
-    fn new(digest: Digest, origin: Origin, caller: Caller, remote: Option<RemoteBlob>) -> Arc<Self> {
+    fn new(
+        digest: Digest,
+        origin: Origin,
+        caller: Caller,
+        remote: Option<RemoteBlob>,
+        priority: Priority,
+    ) -> Arc<Self> {
         Arc::new(Fill {
             digest,
             origin,
@@ -149,12 +166,16 @@ impl Fill {
                 waiting: Vec::new(),
                 followers: HashMap::new(),
                 next_follower: 0,
-                wanted: 0,
+                wanted: [0; Priority::COUNT],
                 was_wanted: false,
+                priority,
+                is_canceled: false,
+                standing: None,
                 memory: None,
                 lease: None,
             }),
             room: tokio::sync::Notify::new(),
+            raised: tokio::sync::Notify::new(),
         })
     }
 
@@ -209,7 +230,7 @@ impl Fill {
     ///
     /// Cancel safe.
     pub async fn ready(&self, head_only: bool) -> Result<Ready, FetchError> {
-        let _wanted = self.want();
+        let _wanted = self.want(Priority::Client);
         let notify = CoreNotify::new();
         self.wait(&notify, |state| match (&state.end, &state.head) {
             (Some(End::Failed(error)), _) => Some(Err(error.clone())),
@@ -231,7 +252,7 @@ impl Fill {
     /// Waits until the fill has ended. Returns the size, or `None` if another fill stored the
     /// content.
     pub async fn ended(&self) -> Result<Option<u64>, FetchError> {
-        let _wanted = self.want();
+        let _wanted = self.want(Priority::Client);
         let notify = CoreNotify::new();
         self.wait(&notify, |state| match &state.end {
             Some(End::Failed(error)) => Some(Err(error.clone())),
@@ -242,14 +263,14 @@ impl Fill {
         .await
     }
 
-    /// Waits until the content is in the store. Returns the size, or `None` if another fill stored the
-    /// content.
+    /// Waits until the content is in the store, for a caller of this priority. Returns the size, or
+    /// `None` if another fill stored the content.
     ///
     /// # Errors
     ///
     /// The fill failed, or the store could not keep the content.
-    pub async fn stored(&self) -> Result<Option<u64>, FetchError> {
-        let _wanted = self.want();
+    pub async fn stored(&self, priority: Priority) -> Result<Option<u64>, FetchError> {
+        let _wanted = self.want(priority);
         let notify = CoreNotify::new();
         self.wait(&notify, |state| match (&state.end, state.is_stored) {
             (Some(End::Failed(error)), _) => Some(Err(error.clone())),
@@ -278,11 +299,23 @@ impl Fill {
         }
     }
 
-    fn want(&self) -> Wanted<'_> {
+    fn want(&self, priority: Priority) -> Wanted<'_> {
         let mut state = self.lock();
-        state.wanted += 1;
+        state.wanted[priority as usize] += 1;
         state.was_wanted = true;
-        Wanted(self)
+        self.raise(&mut state, priority);
+        Wanted(self, priority)
+    }
+
+    /// Raises the priority of the fill to that of a new caller.
+    fn raise(&self, state: &mut FillState, priority: Priority) {
+        if state.priority < priority {
+            state.priority = priority;
+            if let Some(standing) = &state.standing {
+                standing.raise(priority);
+            }
+            self.raised.notify_one();
+        }
     }
 
     /// Changes the state and wakes all waiting tasks.
@@ -303,9 +336,33 @@ impl Fill {
     }
 }
 
+/// A fill that a prefetch has started. The drop cancels the fill, unless other callers wait for the
+/// fill or read from it.
+pub struct PrefetchedFill(Arc<Fill>);
+
+impl PrefetchedFill {
+    pub fn new(fill: Arc<Fill>) -> Self {
+        fill.lock().wanted[Priority::Prefetch as usize] += 1;
+        PrefetchedFill(fill)
+    }
+}
+
+impl Drop for PrefetchedFill {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.wanted[Priority::Prefetch as usize] -= 1;
+        if state.callers() == 0 && state.priority == Priority::Prefetch {
+            state.is_canceled = true;
+            if let Some(standing) = &state.standing {
+                standing.evict();
+            }
+        }
+    }
+}
+
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
-        self.0.lock().wanted -= 1;
+        self.0.lock().wanted[self.1 as usize] -= 1;
     }
 }
 
@@ -319,6 +376,27 @@ impl Head {
 }
 
 impl FillState {
+    /// Returns the number of callers that wait for the fill or read from it.
+    fn callers(&self) -> usize {
+        self.followers.len() + self.wanted.iter().sum::<usize>()
+    }
+
+    /// Updates the priority to the highest one of the callers, and returns it. A fill without callers
+    /// keeps its priority.
+    fn update_priority(&mut self) -> Priority {
+        let is_client = !self.followers.is_empty() || self.wanted[Priority::Client as usize] > 0;
+        let numbers = (0..Priority::Client as u8).rev();
+        let highest = numbers
+            .map(Priority::of_number)
+            .find(|&own| self.wanted[own as usize] > 0);
+        if is_client {
+            self.priority = Priority::Client;
+        } else if let Some(own) = highest {
+            self.priority = own;
+        }
+        self.priority
+    }
+
     /// Returns the offset up to which a response may be sent now. The response ends at `end`, or at
     /// the body's end.
     fn limit(&self, end: Option<u64>) -> u64 {

@@ -23,7 +23,7 @@ pub struct FillStatus {
     pub bytes: u64,
     /// Bytes of the whole body. `None` before the head has arrived, and if the head has no length.
     pub bytes_total: Option<u64>,
-    /// Clients that wait for the fill or read from it.
+    /// Callers that wait for the fill or read from it: clients, loads, and a prefetch.
     pub followers: usize,
     /// Seconds since the first request of a client.
     pub age_seconds: u64,
@@ -71,7 +71,7 @@ impl Fill {
             upstream: state.endpoint.as_ref().map(ToString::to_string),
             bytes: state.window.end(),
             bytes_total: state.head.as_ref().and_then(|head| head.size),
-            followers: state.followers.len() + state.wanted,
+            followers: state.callers(),
             age_seconds: now.saturating_sub(self.began) / 1000,
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Fill;
 use crate::cache::access::Caller;
+use crate::cache::priority::Priority;
 use crate::oci::{Digest, Namespace, Origin};
 use crate::storage::RemoteBlob;
 use crate::sync::Mutex;
@@ -35,7 +36,7 @@ impl FillTable {
 
     /// Returns the fill in progress, or a new fill with the ticket to run it. A new fill replaces
     /// `not`, which lost bytes or was denied access that this caller may have. If `remote` is
-    /// given, a new fill reads from the bucket first.
+    /// given, a new fill reads from the bucket first. Raises a fill of a lower priority to `priority`.
     pub fn join(
         &self,
         digest: Digest,
@@ -43,15 +44,17 @@ impl FillTable {
         caller: &Caller,
         not: Option<&Arc<Fill>>,
         remote: Option<RemoteBlob>,
+        priority: Priority,
     ) -> (Arc<Fill>, Option<Ticket>) {
         let mut fills = self.0.lock();
         let key = (digest, origin.namespace.clone());
         if let Some(fill) = fills.get(&key)
             && not.is_none_or(|not| !Arc::ptr_eq(not, fill))
         {
+            fill.raise(&mut fill.lock(), priority);
             return (fill.clone(), None);
         }
-        let fill = Fill::new(digest, origin.clone(), caller.clone(), remote);
+        let fill = Fill::new(digest, origin.clone(), caller.clone(), remote, priority);
         fills.insert(key, fill.clone());
         (fill.clone(), Some(Ticket { fill }))
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Fill, FillState};
+use crate::cache::FetchError;
 use crate::cache::slots::FetchSlot;
 use crate::limits::{
     DESERTED_BYTES_MAX, DESERTED_FILL_TIMEOUT, DESERTED_GRACE_TIME, DESERTED_UNSIZED_BYTES_MAX,
@@ -113,7 +114,7 @@ impl Record {
 impl FillState {
     fn seen(&self) -> Seen {
         Seen {
-            followed: self.wanted > 0 || !self.followers.is_empty(),
+            followed: self.callers() > 0,
             was_followed: self.was_wanted || self.next_follower > 0,
             lost: self.disk.is_lost(),
             received: self.window.end(),
@@ -137,8 +138,8 @@ pub async fn deserted(fill: &Arc<Fill>) -> &'static str {
     }
 }
 
-/// Waits until `fill` must release its `slot`. Returns the reason.
-pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
+/// Waits until `fill` must release its `slot`. Returns the error for its callers.
+pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> FetchError {
     let began = tokio::time::Instant::now();
     let mut record = Record::default();
     loop {
@@ -146,11 +147,14 @@ pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
             .await
             .is_ok()
         {
-            return "another fetch needed the slot";
+            return match fill.lock().is_canceled {
+                true => FetchError::Abandoned("no client has requested a blob of the image"),
+                false => FetchError::Displaced,
+            };
         }
-        let (seen, unused) = {
+        let (seen, priority, unused) = {
             let mut state = fill.lock();
-            (state.seen(), state.take_unused_file())
+            (state.seen(), state.update_priority(), state.take_unused_file())
         };
         if unused.is_some() {
             // Dropping the last reference to a large file without a name frees its blocks, which
@@ -158,8 +162,8 @@ pub async fn unworthy(fill: &Arc<Fill>, slot: &FetchSlot) -> &'static str {
             tokio::task::spawn_blocking(move || drop(unused));
         }
         match record.look(began.elapsed(), seen) {
-            FillDecision::Go { deserted, slow, rate } => slot.record_progress(deserted, slow, rate),
-            FillDecision::End(why) => return why,
+            FillDecision::Go { deserted, slow, rate } => slot.record_progress(priority, deserted, slow, rate),
+            FillDecision::End(why) => return FetchError::Abandoned(why),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::table::Ticket;
 use super::{End, Fill, Head, watch};
 use crate::cache::access::Caller;
 use crate::cache::fill::source::BlobSource;
-use crate::cache::{Cache, Class, FetchError, FetchResources, Shared, unless};
+use crate::cache::{Cache, Class, FetchError, FetchResources, Priority, Shared, unless};
 use crate::events::{self, Event};
 use crate::fail_point::hit;
 use crate::http::Span;
@@ -41,7 +41,7 @@ const RESTARTS_MAX: usize = 8;
 impl Cache {
     /// Joins the fill of `digest`, or starts a new fill from `origin`. A new fill replaces `not`, a
     /// fill that cannot serve the caller. If `remote` is given, the caller may read this object,
-    /// and a new fill reads from the bucket first.
+    /// and a new fill reads from the bucket first. The fill gets at least `priority`.
     pub(in crate::cache) fn fill(
         &self,
         digest: Digest,
@@ -49,8 +49,9 @@ impl Cache {
         caller: &Caller,
         not: Option<&Arc<Fill>>,
         remote: Option<RemoteBlob>,
+        priority: Priority,
     ) -> (Arc<Fill>, Role) {
-        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not, remote);
+        let (fill, ticket) = self.0.fills.join(digest, origin, caller, not, remote, priority);
         match ticket {
             None => (fill, Role::Follower),
             Some(ticket) => {
@@ -92,7 +93,8 @@ impl Drop for Guard {
     }
 }
 
-async fn run(ticket: Ticket, shared: Arc<Shared>) {
+/// Runs a fill to the end of its commit.
+pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let guard = Guard {
         fill: ticket.fill,
         shared: shared.clone(),
@@ -105,12 +107,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
         guard.end(End::Stored);
         return;
     }
-    let resources = match unless(
-        watch::deserted(fill),
-        shared.fetch_resources(Class::Blob, &origin.namespace),
-    )
-    .await
-    {
+    let resources = match unless(watch::deserted(fill), resources(fill, &shared)).await {
         Ok(Ok(resources)) => resources,
         Ok(Err(error)) => return guard.end(End::Failed(error)),
         // A client that arrives now starts another fill.
@@ -120,6 +117,11 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     {
         let mut state = fill.lock();
         state.memory = Some(memory);
+        slot.standing().raise(state.priority);
+        state.standing = Some(slot.standing().clone());
+        if state.is_canceled {
+            slot.standing().evict();
+        }
         state.lease = Some(shared.room_shares.lease(&shared.party(&origin.namespace)));
     }
     publish_event(fill, |registry, repository, digest| Event::FillStarted {
@@ -130,7 +132,7 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
         Ok(Ok(verified)) => verified,
         Ok(Err(failure)) => return fail(&guard, failure),
-        Err(reason) => return fail(&guard, Failure::Abandoned(reason)),
+        Err(end) => return fail(&guard, end.into()),
     };
     if !from_bucket {
         shared.parties.record_proof(&origin.namespace);
@@ -150,6 +152,23 @@ async fn run(ticket: Ticket, shared: Arc<Shared>) {
     fill.change(|state| state.is_stored = Some(is_stored));
 }
 
+/// Takes the slot and the memory of a fill. A client that joins a fill of a lower priority meanwhile
+/// puts the fill into the queue of the clients.
+async fn resources(fill: &Fill, shared: &Shared) -> Result<FetchResources, FetchError> {
+    loop {
+        let priority = fill.lock().priority;
+        let namespace = &fill.origin.namespace;
+        match shared.fetch_resources(Class::Blob, namespace, priority).await {
+            Err(FetchError::Overloaded) if priority.is_background() => {
+                if fill.lock().priority == priority {
+                    return Err(FetchError::Displaced);
+                }
+            }
+            resources => return resources,
+        }
+    }
+}
+
 /// The reason why a fill has no content.
 enum Failure {
     /// No source began to send a body.
@@ -157,7 +176,7 @@ enum Failure {
     /// A body began, but is incomplete or wrong.
     Body(FetchError),
     /// The cache ended the fill, for this reason.
-    Abandoned(&'static str),
+    Ended(FetchError),
 }
 
 impl Failure {
@@ -167,7 +186,7 @@ impl Failure {
             Failure::NotBegun(_) => FillEnd::NotBegun,
             Failure::Body(FetchError::DigestMismatch { .. }) => FillEnd::Mismatch,
             Failure::Body(_) => FillEnd::Broken,
-            Failure::Abandoned(_) => FillEnd::Abandoned,
+            Failure::Ended(_) => FillEnd::Abandoned,
         }
     }
 }
@@ -175,7 +194,7 @@ impl Failure {
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         match error {
-            FetchError::Abandoned(reason) => Failure::Abandoned(reason),
+            end @ (FetchError::Abandoned(_) | FetchError::Displaced) => Failure::Ended(end),
             error => Failure::Body(error),
         }
     }
@@ -201,9 +220,13 @@ fn fail(guard: &Guard, failure: Failure) {
             tracing::warn!(registry = %namespace, %repository, %digest, %error, "fill failed");
             error
         }
-        Failure::Abandoned(reason) => {
+        Failure::Ended(end) => {
+            let reason = match &end {
+                FetchError::Abandoned(reason) => reason,
+                _ => "another fetch needed the slot",
+            };
             tracing::info!(registry = %namespace, %repository, %digest, reason, "fill abandoned");
-            FetchError::Abandoned(reason)
+            end
         }
     };
     fill.observe_end(result);
@@ -318,6 +341,7 @@ async fn receive_from(
     if whole {
         let verified = check(hasher.finish(), bytes)?;
         publish(fill, shared, head, chunks, None);
+        pace(fill, shared, bytes).await;
         return Ok(verified);
     }
     publish(fill, shared, head, chunks, Some(hasher));
@@ -326,16 +350,21 @@ async fn receive_from(
     while let Some(chunk) = source.next().await? {
         bytes += chunk.len() as u64;
         hit("fill-received");
-        fill.change(|state| {
+        let length = chunk.len() as u64;
+        let is_background = fill.change(|state| {
             state.window.push(chunk);
             state.trim();
             // A body that breaks off continues at another endpoint.
             if state.endpoint.as_ref() != source.endpoint() {
                 state.endpoint = source.endpoint().cloned();
             }
+            state.priority.is_background()
         });
         body_hasher::push(fill);
         disk_writer::push(fill, shared);
+        if is_background {
+            pace(fill, shared, length).await;
+        }
         room(fill, shared, &mut patience).await?;
     }
     debug_assert!(
@@ -388,6 +417,22 @@ async fn begin(fill: &Fill, shared: &Arc<Shared>) -> Result<(BlobSource, Head), 
         }
     }
     BlobSource::from_upstream(shared, origin, caller, *fill.digest()).await
+}
+
+/// Waits until a fill without clients may receive more, after it has received `bytes`. Ends at once
+/// for a client.
+async fn pace(fill: &Fill, shared: &Shared, bytes: u64) {
+    let wait = shared.background_pace.take(bytes);
+    while fill.lock().priority.is_background() {
+        // A client that joined after the check has left a permit.
+        if wait.is_zero()
+            || unless(fill.raised.notified(), tokio::time::sleep(wait))
+                .await
+                .is_ok()
+        {
+            return;
+        }
+    }
 }
 
 /// Waits until the window has room. If the disk blocks the fill for too long, the fill continues

@@ -18,7 +18,7 @@ use parse::Listed;
 use crate::cache::freshness::is_fresh;
 use crate::cache::records::Kept;
 use crate::cache::small_body::{SmallBodyError, SmallBodyFetch, read_at_most};
-use crate::cache::{Absence, Cache, Class, FetchError, FetchResources, Shared, media_type, unless};
+use crate::cache::{Absence, Cache, Class, FetchError, FetchResources, Priority, Shared, media_type, unless};
 use crate::http::{CacheResult, link};
 use crate::limits::{
     DESERTED_MANIFEST_TIMEOUT, LISTING_BYTES_MAX, LISTING_TTL, LISTINGS_BYTES_MAX, LISTINGS_MAX,
@@ -323,7 +323,9 @@ impl Shared {
         let FetchResources {
             slot: _slot,
             mut memory,
-        } = self.fetch_resources(Class::Manifest, &origin.namespace).await?;
+        } = self
+            .fetch_resources(Class::Manifest, &origin.namespace, Priority::Client)
+            .await?;
         let accept = match target {
             Target::Referrers(..) => INDEX_TYPE,
             _ => "application/json",

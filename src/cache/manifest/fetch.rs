@@ -3,7 +3,9 @@
 use super::response::{may_be_manifest, read_whole, type_of};
 use super::{Manifest, ManifestKey};
 use crate::cache::small_body::SmallBodyFetch;
-use crate::cache::{Class, FetchError, FetchResources, Shared, class_of, media_type, named_digest, storable};
+use crate::cache::{
+    Class, FetchError, FetchResources, Priority, Shared, class_of, media_type, named_digest, storable,
+};
 use crate::config::{Access, Auth};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::oci::{Algorithm, Digest, Reference, SCHEMA1_TYPES};
@@ -136,7 +138,7 @@ pub(super) async fn fetch(
         slot: _slot,
         mut memory,
     } = shared
-        .fetch_resources(Class::Manifest, &key.origin.namespace)
+        .fetch_resources(Class::Manifest, &key.origin.namespace, Priority::Client)
         .await?;
     let mut request = request(key, UpstreamMethod::Get, purpose);
     let public_digest = public_digest(shared, key, purpose).await?;

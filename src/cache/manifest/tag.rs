@@ -323,6 +323,7 @@ fn serves_stale(error: &FetchError) -> bool {
         FetchError::Schema1
         | FetchError::Incomplete { .. }
         | FetchError::Abandoned(_)
+        | FetchError::Displaced
         | FetchError::Gone
         | FetchError::NotStored
         | FetchError::Lost

@@ -8,7 +8,9 @@ use futures_util::stream;
 
 use super::progress::ImageProgress;
 use super::request::WantedImage;
-use crate::cache::{Approach, Cache, Caller, FetchError, ListingError, ManifestAnswer, ManifestKey};
+use crate::cache::{
+    Approach, Cache, Caller, FetchError, ListingError, ManifestAnswer, ManifestKey, Priority,
+};
 use crate::config::Live;
 use crate::limits::{
     INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_REFERRERS_MAX, LOAD_RETRIES_MAX, LOAD_RETRY_PAUSE,
@@ -189,7 +191,7 @@ impl<'a> ImagePull<'a> {
                 accept: Accept::Native,
                 caller: caller.clone(),
             };
-            self.cache.hold_manifest(key).await
+            self.cache.hold_manifest(key, Priority::Load).await
         };
         let (answer, fetched) = self.for_first_allowed(hold).await?;
         self.add_fetched(fetched);
@@ -197,7 +199,11 @@ impl<'a> ImagePull<'a> {
     }
 
     async fn blob(&self, digest: Digest) -> Result<(), PullError> {
-        let hold = async |caller: &Caller| self.cache.hold_blob(self.origin(), digest, caller).await;
+        let hold = async |caller: &Caller| {
+            self.cache
+                .hold_blob(self.origin(), digest, caller, Priority::Load)
+                .await
+        };
         let fetched = self.for_first_allowed(hold).await?;
         self.add_fetched(fetched);
         Ok(())
@@ -214,8 +220,8 @@ impl<'a> ImagePull<'a> {
             let mut retries = 0;
             let outcome = loop {
                 match request(caller).await {
-                    // No request was sent. The time of the whole image bounds the loop.
-                    Err(FetchError::Overloaded) => {}
+                    // Other fetches need the slots. The time of the whole image bounds the loop.
+                    Err(FetchError::Overloaded | FetchError::Displaced) => {}
                     Err(FetchError::Abandoned(_)) if retries < LOAD_RETRIES_MAX => retries += 1,
                     outcome => break outcome,
                 }

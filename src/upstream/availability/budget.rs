@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::limits::BUDGET_RESERVE_REQUESTS_MIN;
+
 /// Longer windows are errors or absolute times (GitLab's `RateLimit-Reset`).
 const WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
 
@@ -60,6 +62,14 @@ impl Budget {
             (Some(limit), Some(remaining)) => remaining.saturating_mul(SCARCE_BELOW_ONE_IN) < limit,
             _ => false,
         }
+    }
+
+    /// Returns the requests above a reserve of `percent` of the limit, at least
+    /// [`BUDGET_RESERVE_REQUESTS_MIN`]. `None` if the remaining requests are unknown.
+    pub fn spare(&self, percent: u64) -> Option<u64> {
+        let part = self.limit.unwrap_or(0).saturating_mul(percent).div_ceil(100);
+        let reserve = part.max(BUDGET_RESERVE_REQUESTS_MIN);
+        Some(self.remaining?.saturating_sub(reserve))
     }
 
     /// Returns whether the budget is exhausted.
@@ -247,6 +257,21 @@ mod tests {
             ("RateLimit-Reset", "1609844400"),
         ];
         assert_eq!(budget(&gitlab), known(60, 59, None, None));
+    }
+
+    #[test]
+    fn spare_requests_are_above_a_part_of_the_limit_and_the_last_ten() {
+        let spare = |limit, remaining, percent| {
+            let budget = known(limit, remaining, None, None).unwrap();
+            budget.spare(percent).unwrap()
+        };
+        assert_eq!(spare(100, 100, 30), 70);
+        assert_eq!(spare(100, 31, 30), 1);
+        assert_eq!(spare(100, 30, 30), 0);
+        assert_eq!(spare(10, 10, 30), 0);
+        assert_eq!(spare(100, 12, 0), 2);
+        assert_eq!(spare(u64::MAX, u64::MAX, 100), u64::MAX - u64::MAX.div_ceil(100));
+        assert_eq!(Budget::default().spare(30), None);
     }
 
     #[test]

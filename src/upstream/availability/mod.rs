@@ -204,6 +204,12 @@ impl AvailabilityTable {
         entry.is_some_and(|entry| entry.availability.is_suspended(repository))
     }
 
+    /// Returns the requests of the budget above a reserve of `percent`. `None` without a budget.
+    pub fn spare_budget(&self, namespace: &Namespace, percent: u64, now: Instant) -> Option<u64> {
+        let entries = self.entries.lock();
+        entries.get(namespace)?.availability.budget(now)?.spare(percent)
+    }
+
     /// Returns the registries of which some repository [`AvailabilityTable::is_suspended`].
     pub fn suspended(&self) -> HashSet<String> {
         let entries = self.entries.lock();

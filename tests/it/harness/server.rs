@@ -302,6 +302,8 @@ impl Server {
             .env("LISTEN_ADDR", "127.0.0.1:0")
             // The default address would be the same for all tests.
             .env("ADMIN_ADDR", "off")
+            // Tests count the requests to the registry.
+            .env("PREFETCH", "off")
             .env("STORAGE_BACKEND", "fs")
             .env("FS_ROOT", root)
             .env("CONFIG_FILE", home.join("config.yaml"));

@@ -9,6 +9,9 @@ mod naming;
 /// Single-flight, followers, and clients that disconnect during a fill.
 mod fill;
 
+/// Blobs that the cache fetches before a client requests the blobs.
+mod prefetch;
+
 /// Slow clients of fast upstreams.
 mod backpressure;
 
