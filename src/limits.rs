@@ -774,6 +774,68 @@ pub const IMAGE_LIST_MISTAKES_MAX: usize = 100;
 /// Body of a request for a load: [`LOAD_IMAGES_MAX`] names of 400 bytes.
 pub const LOAD_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+// --- Bundles ---
+
+/// Blobs of a bundle, with the blobs of its base. A store of 1 TiB has some 70,000 blobs of 15 MiB.
+pub const BUNDLE_BLOBS_MAX: usize = 100_000;
+
+/// Images of a bundle. Names and descriptors have some 500 bytes for each.
+pub const BUNDLE_IMAGES_MAX: usize = LOAD_IMAGES_MAX;
+
+/// Bytes of `bundle.json`, and of the other descriptions in a bundle: [`BUNDLE_BLOBS_MAX`] blobs of 130
+/// bytes, and [`BUNDLE_IMAGES_MAX`] images.
+pub const BUNDLE_JSON_BYTES_MAX: u64 = 24 * 1024 * 1024;
+
+/// Volumes of a bundle. Names of volumes end in three digits.
+pub const BUNDLE_VOLUMES_MAX: usize = 1_000;
+
+// --- Imports of archives ---
+
+/// Entries of an archive. A docker-archive of old versions has four entries for each layer.
+pub const ARCHIVE_ENTRIES_MAX: usize = 262_144;
+
+/// Bytes of the extension of a header. A path has at most 4 KiB.
+pub const ARCHIVE_EXTENSION_BYTES_MAX: u64 = 64 * 1024;
+
+/// Growth of a compressed archive, beyond the bytes that are free. An archive of layers with plain text
+/// grows to 10 times its size, and a compression bomb to 1,000 times.
+pub const ARCHIVE_EXPANSION_MAX: u64 = 100;
+pub const ARCHIVE_EXPANSION_FREE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The window of zstd in an archive as a power of two: 32 MiB of memory. Level 19 uses 8 MiB.
+pub const ARCHIVE_ZSTD_WINDOW_LOG_MAX: u32 = 25;
+
+/// Bytes after the end of an archive. tar fills its last record of 10 KiB.
+pub const ARCHIVE_TAIL_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Objects of an archive. Each takes some 120 bytes of memory: 12 MiB.
+pub const IMPORT_OBJECTS_MAX: usize = BUNDLE_BLOBS_MAX;
+
+/// Bytes of the paths of a docker-archive in memory. A layer has a path of some 75 bytes.
+pub const IMPORT_NAMES_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Links from one path of a docker-archive to its file.
+pub const IMPORT_LINKS_MAX: usize = 8;
+
+/// Bytes of the manifests of an archive, in a temporary file: [`BUNDLE_IMAGES_MAX`] images of 25 KiB.
+pub const IMPORT_MANIFESTS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Bytes of manifests that an import parses. Several names of one image repeat the work.
+pub const IMPORT_MANIFEST_READS_BYTES_MAX: u64 = 4 * IMPORT_MANIFESTS_BYTES_MAX;
+
+/// Missing or damaged objects that a report names. The others are counted.
+pub const IMPORT_NAMED_MAX: usize = 100;
+
+/// Bytes of an archive that are hashed and written at once.
+pub const IMPORT_READ_BYTES: usize = 1024 * 1024;
+
+/// Parts of a streamed archive in memory. A part has at most 512 KiB, by the buffer of the HTTP parser.
+pub const IMPORT_PARTS_QUEUED_MAX: usize = 8;
+
+/// Time without a further byte of a streamed archive, and time of the whole import.
+pub const IMPORT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+pub const IMPORT_TIMEOUT: Duration = Duration::from_secs(86_400);
+
 // --- Removal of images in the background ---
 
 /// Rules of `prune`. Each due rule costs a pass over the index.

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::AdminSubjects;
 use super::access::{Access, Actor, Peer, Role};
@@ -43,6 +44,8 @@ pub struct Api {
     pub(super) subjects: AdminSubjects,
     access: Access,
     plans: Plans,
+    /// One import at a time uses the disk and the memory of a decompression.
+    pub(super) imports: Semaphore,
 }
 
 impl Api {
@@ -51,6 +54,7 @@ impl Api {
             subjects,
             access,
             plans: Plans::default(),
+            imports: Semaphore::new(1),
         }
     }
 
@@ -136,6 +140,7 @@ impl Api {
             Operation::ApplyPrune { plan } => self.apply(actor, plan).await,
             Operation::Verify => self.verify(actor, request).await,
             Operation::Preload => self.preload(actor, request).await,
+            Operation::Import(rule) => self.import(actor, *rule, request).await,
             Operation::ListJobs => Ok(form.list("jobs", &self.subjects.jobs.list())),
             Operation::ShowJob { id } => self.show_job(id, form),
             Operation::CancelJob { id } => ok(StatusCode::OK, &self.subjects.jobs.cancel(id)?),

@@ -2,7 +2,7 @@
 
 use super::access::Actor;
 use crate::log;
-use crate::manage::{LoadReport, PlannedRemoval, RemovalReport, VerifyReport};
+use crate::manage::{ImportReport, LoadReport, PlannedRemoval, RemovalReport, VerifyReport};
 use crate::store::FsStore;
 
 /// A change that a client requested.
@@ -91,6 +91,24 @@ impl Change {
             objects = report.removed_objects,
             damaged = report.damaged_objects,
             complete = report.complete,
+            "change completed"
+        );
+    }
+
+    /// Logs the outcome of an import.
+    pub fn imported(&self, report: &ImportReport) {
+        tracing::info!(
+            actor = self.actor.name,
+            request_id = %self.actor.request,
+            action = self.action,
+            selector = self.selector,
+            held = report.held,
+            failed = report.failed,
+            damaged = report.damaged.len(),
+            objects = report.objects,
+            bytes = report.bytes,
+            complete = report.error.is_none(),
+            error = report.error,
             "change completed"
         );
     }

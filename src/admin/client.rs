@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -20,6 +22,9 @@ use crate::limits::ADMIN_REQUEST_TIMEOUT;
 use crate::manage::{Explanation, MissingImage, PruneRequest, RemovalReport};
 use crate::oci::{ImageName, Platforms};
 use crate::store::{Pin, StoreStats};
+
+/// The body of a request.
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A connection per request to the cache with a store in one directory. Blocks.
 #[derive(Debug)]
@@ -42,6 +47,9 @@ pub enum AdminError {
     Unreachable { path: String, source: io::Error },
     #[error("the cache at {0} sent no valid response; the log of the cache may have the reason")]
     NoResponse(String),
+    /// The body of the request cannot be read.
+    #[error("{0}")]
+    Input(io::Error),
     /// The cache rejected the request.
     #[error("{0}")]
     Rejected(String),
@@ -213,22 +221,29 @@ impl AdminClient {
         target: &str,
         body: Option<Vec<u8>>,
     ) -> Result<T, AdminError> {
-        let no_response = || AdminError::NoResponse(self.path.display().to_string());
-        let mut request = Request::new(Full::new(Bytes::from(body.unwrap_or_default())));
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let mut request = Request::new(body.map_err(|never| match never {}).boxed_unsync());
         *request.method_mut() = method;
+        let json = header::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+        self.send_request(request, target, ADMIN_REQUEST_TIMEOUT)
+    }
+
+    /// Sends `request` to `target`, and waits at most `limit` for the whole response.
+    pub(super) fn send_request<T: DeserializeOwned>(
+        &self,
+        mut request: Request<RequestBody>,
+        target: &str,
+        limit: Duration,
+    ) -> Result<T, AdminError> {
+        let no_response = || AdminError::NoResponse(self.path.display().to_string());
         *request.uri_mut() = target.parse().map_err(|_| no_response())?;
-        let headers = request.headers_mut();
-        let fields = [
-            (header::HOST, "localhost"),
-            (header::CONTENT_TYPE, "application/json"),
-        ];
-        for (name, value) in fields {
-            headers.insert(name, header::HeaderValue::from_static(value));
-        }
+        let host = header::HeaderValue::from_static("localhost");
+        request.headers_mut().insert(header::HOST, host);
         // The timer needs the context of the runtime.
         let exchanged = self
             .runtime
-            .block_on(async { timeout(ADMIN_REQUEST_TIMEOUT, exchange(&self.path, request)).await });
+            .block_on(async { timeout(limit, exchange(&self.path, request)).await });
         let (status, body) = exchanged.ok().and_then(Result::ok).ok_or_else(no_response)?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|_| no_response());
@@ -242,7 +257,7 @@ impl AdminClient {
 
 async fn exchange(
     path: &Path,
-    request: Request<Full<Bytes>>,
+    request: Request<RequestBody>,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
     let stream = UnixStream::connect(path).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -6,8 +6,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,9 +20,12 @@ use tokio::sync::Semaphore;
 
 use super::access::Peer;
 use super::api::Api;
+use super::import::LongRequest;
 use super::socket_path;
 use crate::config::ListenAddr;
-use crate::limits::{ADMIN_BIND_PAUSE, ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_REQUEST_TIMEOUT};
+use crate::limits::{
+    ADMIN_BIND_PAUSE, ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_REQUEST_TIMEOUT, IMPORT_TIMEOUT,
+};
 use crate::store::FsStore;
 
 /// Mode of the socket: the user and the group of the cache.
@@ -152,8 +158,12 @@ where
             Ok((stream, peer)) => {
                 let api = api.clone();
                 tokio::spawn(async move {
-                    let serving = serve(stream, peer, serves, api);
-                    let _ = tokio::time::timeout(ADMIN_REQUEST_TIMEOUT, serving).await;
+                    let long = LongRequest::default();
+                    let mut serving = pin!(serve(stream, peer, serves, api, long.clone()));
+                    let served = tokio::time::timeout(ADMIN_REQUEST_TIMEOUT, &mut serving).await;
+                    if served.is_err() && long.is_allowed() {
+                        let _ = tokio::time::timeout(IMPORT_TIMEOUT, serving).await;
+                    }
                     drop(slot);
                 });
             }
@@ -167,11 +177,12 @@ where
 }
 
 /// Answers one request. A client that breaks the protocol loses its connection.
-async fn serve<S>(stream: S, peer: Peer, serves: Serves, api: Arc<Api>)
+async fn serve<S>(stream: S, peer: Peer, serves: Serves, api: Arc<Api>, long: LongRequest)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(long.clone());
         let api = api.clone();
         async move { Ok::<_, Infallible>(api.answer(peer, serves, request).await) }
     });

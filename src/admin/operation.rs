@@ -10,7 +10,7 @@ use super::access::Role;
 use super::problem::Problem;
 use crate::config::ImageFilter;
 use crate::limits::{ADMIN_PAGE_DEFAULT, ADMIN_PAGE_MAX};
-use crate::manage::{Cursor, ImageQuery, Sort};
+use crate::manage::{Cursor, ImageQuery, ImportRule, Sort};
 use crate::oci::{Digest, ImageName, Tag, pairs, percent_decoded};
 use crate::store::Pin;
 
@@ -54,6 +54,7 @@ pub enum Operation {
     },
     Verify,
     Preload,
+    Import(Box<ImportRule>),
     ListJobs,
     ShowJob {
         id: u64,
@@ -105,6 +106,7 @@ impl Operation {
             | Operation::Verify
             | Operation::Preload
             | Operation::ClearMissing
+            | Operation::Import(_)
             | Operation::CancelJob { .. } => Role::Operate,
             Operation::PlanPrune | Operation::ApplyPrune { .. } | Operation::Reload | Operation::Stop => {
                 Role::Admin
@@ -153,6 +155,7 @@ fn whole(method: &Method, resource: &str, query: &mut Query) -> Result<Operation
         "prune" => post(method, || Ok(Operation::PlanPrune)),
         "verify" => post(method, || Ok(Operation::Verify)),
         "preload" => post(method, || Ok(Operation::Preload)),
+        "import" => post(method, || Ok(Operation::Import(Box::new(query.import()?)))),
         "reload" => post(method, || Ok(Operation::Reload)),
         "stop" => post(method, || Ok(Operation::Stop)),
         _ => Err(Problem::NotFound),
@@ -275,6 +278,13 @@ impl Query {
                 "the resource has no parameter {name}; see docs/reference/admin-api.md"
             ))),
         }
+    }
+
+    fn import(&mut self) -> Result<ImportRule, Problem> {
+        let is_public = self.take_parsed("public")?.unwrap_or(false);
+        let is_dry_run = self.take_parsed("dry_run")?.unwrap_or(false);
+        let name = self.take("name");
+        ImportRule::new(is_public, is_dry_run, name.as_deref()).map_err(Problem::Invalid)
     }
 
     fn images(&mut self) -> Result<ImageQuery, Problem> {
@@ -413,7 +423,7 @@ mod tests {
             );
         }
         // A pin has two methods.
-        assert_eq!(described().len(), 28);
+        assert_eq!(described().len(), 29);
     }
 
     #[test]

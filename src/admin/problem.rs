@@ -56,6 +56,8 @@ pub enum Problem {
     NoJob,
     #[error("too many jobs run; wait for the end of a job, or cancel it with `oci-pull-through jobs cancel`")]
     TooManyJobs,
+    #[error("another import runs; repeat the command after its end")]
+    Importing,
     #[error("too many clients read the events; close one of their connections")]
     TooManyReaders,
     #[error("the listing takes too long to sort; select fewer images, or leave out the parameter sort")]
@@ -93,7 +95,8 @@ impl Problem {
             Problem::Plan(PlanError::Pinned(_))
             | Problem::Pin(PinError::TooMany)
             | Problem::NoStore
-            | Problem::TooManyJobs => StatusCode::CONFLICT,
+            | Problem::TooManyJobs
+            | Problem::Importing => StatusCode::CONFLICT,
             Problem::Pin(PinError::Invalid(_)) => StatusCode::BAD_REQUEST,
             Problem::Pin(PinError::NotWritten(_))
             | Problem::Unreadable(_)

@@ -2,6 +2,7 @@
 
 mod cache_parts;
 mod hello_world;
+mod import;
 mod listen;
 mod load;
 mod missing_file;
@@ -43,6 +44,7 @@ use missing_file::MissingFile;
 use preload::Preload;
 
 pub use hello_world::{HelloWorld, HelloWorldError};
+pub use import::import;
 pub use load::load;
 pub use resources::{outlive_terminal, set_umask};
 pub use stop::End;
@@ -140,6 +142,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
     let plan = cores::plan(config.cores);
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
+    if let Some((root, _)) = config.storage.root() {
+        resources::log_foreign_store(root);
+    }
     let parts = CacheParts::open(&config, &helper, &memory, descriptors)?;
     let (choice, modern_ring) =
         driver::choose(resources::wanted_driver(config.io_driver), plan.len()).map_err(AppError::Driver)?;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::config::{self, Config, RootChoice};
 use crate::limits::{OPEN_FILES_PER_CORE_MAX, OPEN_FILES_PER_CORE_MIN};
+use crate::manage::ForeignStore;
 use crate::runtime::driver::{Choice, IoDriver};
 use crate::server::default_max;
 
@@ -94,6 +95,25 @@ pub(super) fn log_driver(choice: &Choice) {
     } else {
         tracing::info!(%driver, %reason, "io driver selected");
     }
+}
+
+/// Logs the command that takes over the content of another system in `root`. The store leaves such content
+/// alone.
+pub(super) fn log_foreign_store(root: &Path) {
+    let Some(found) = ForeignStore::of(root) else {
+        return;
+    };
+    let registry = if found.needs_registry() {
+        " --registry NAME"
+    } else {
+        ""
+    };
+    tracing::info!(
+        path = %root.display(),
+        system = found.system(),
+        command = format!("oci-pull-through import {}{registry}", root.display()),
+        "store of another system found"
+    );
 }
 
 /// Logs the location of the store, if a fallback was chosen.

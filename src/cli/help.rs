@@ -13,6 +13,7 @@ Commands:
   config        check, print or describe the configuration (check | print | schema)
   list          list the stored images [--pattern, --header, --short-digest] [--bucket]
   load          fetch images into the store: [REF]... [--image-file=FILE] [--platform LIST] [--referrers]
+  import        add the images of an archive or a directory: FILE|DIR|- [--public] [--dry-run] [--registry NAME]
   purge         remove an image: purge REF [--dry-run] [--yes] [--bucket]
   prune         remove images: --pattern, --date, --older-than, --unused-for, --keep-newest, --all [--dry-run]
   pin, unpin    protect images from removal: pin [REF, pattern or range] [--platform LIST] [--fetch], unpin REF

@@ -2,11 +2,13 @@
 //! them into the store.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use crossbeam_channel::bounded;
 
+use super::load_archives::{Words, archives_of_line, load_archives};
 use super::output::{Output, OutputArgs};
 use super::progress::{OTHER_JOB, Progress, ProgressArgs, ProgressLine};
 use super::say_json;
@@ -15,14 +17,15 @@ use crate::admin::{AdminClient, JobReport};
 use crate::app;
 use crate::config::{Config, Environment, Layer, Setting};
 use crate::manage::{
-    ImageList, ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, aligned,
-    read_image_list,
+    ImageList, ImportRule, ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState,
+    LoadedImage, aligned, read_image_list,
 };
 use crate::oci::{ImageName, Platform};
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct LoadArgs {
-    /// The images: `[registry/]repository[:tag][@digest]`. Further images come from `--image-file`.
+    /// The images: `[registry/]repository[:tag][@digest]`, or files with archives. Further images come from
+    /// `--image-file`.
     #[arg(value_name = "REF")]
     images: Vec<String>,
     /// Images at once.
@@ -37,6 +40,12 @@ pub(super) struct LoadArgs {
     /// Also fetch the referrers of each manifest, and its signatures under the tags of cosign.
     #[arg(long)]
     referrers: bool,
+    /// The name of the image, for an archive with one image.
+    #[arg(long, value_name = "REF")]
+    resolve_ref: Option<String>,
+    /// Let each client read the content of archives, without a check by its registry.
+    #[arg(long)]
+    public: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -53,14 +62,19 @@ fn load(args: &LoadArgs, flags: Layer, environment: Environment<'_>) -> Result<(
         platforms: flags.text(Setting::LoadPlatforms).is_some(),
     };
     let config = resolve(flags, environment)?;
-    let (request, mistakes) = args.request(&config, given)?;
+    let words = Words::of(&args.images);
+    let (request, mistakes) = args.request(&config, given, &words)?;
+    let rule = ImportRule::new(args.public, false, args.resolve_ref.as_deref()).map_err(Failure::misuse)?;
+    let (archives, mistakes) = with_archives(words.archives, mistakes);
     let mut line = ProgressLine::of(args.progress);
     let report = match request.images[..] {
         [] => Ok(LoadReport::of(Vec::new(), true)),
         _ => load_images(&config, &request, &mut line),
     };
+    let imported = load_archives(&config, &archives, &rule, &mut line);
     line.clear();
     let mut report = report?;
+    report.images.extend(imported?);
     report.images.extend(mistakes);
     let report = LoadReport::of(report.images, report.complete);
     print_report(&report, args.output.format());
@@ -76,9 +90,14 @@ struct Given {
 
 impl LoadArgs {
     /// Returns the request, and the entries of the list that are no names of images.
-    fn request(&self, config: &Config, given: Given) -> Result<(LoadRequest, Vec<LoadedImage>), Failure> {
+    fn request(
+        &self,
+        config: &Config,
+        given: Given,
+        words: &Words,
+    ) -> Result<(LoadRequest, Vec<LoadedImage>), Failure> {
         let mut images = Vec::new();
-        for image in &self.images {
+        for image in &words.references {
             let name: ImageName = image.parse().map_err(Failure::misuse)?;
             images.push(name.to_string());
         }
@@ -87,10 +106,10 @@ impl LoadArgs {
         let path = config
             .image_file
             .as_ref()
-            .filter(|_| given.list || images.is_empty());
+            .filter(|_| given.list || (images.is_empty() && words.archives.is_empty()));
         if let Some(path) = path {
             list = read_image_list(path).map_err(Failure::misuse)?;
-        } else if images.is_empty() {
+        } else if images.is_empty() && words.archives.is_empty() {
             return Err(Failure::misuse(
                 "no image is named; name images, or a list with --image-file FILE (- for standard input)",
             ));
@@ -138,6 +157,18 @@ impl LoadArgs {
         let arch = self.arch.as_deref().unwrap_or(host_arch);
         Ok(vec![format!("{os}/{arch}")])
     }
+}
+
+/// Adds the archives that lines of the list name to `archives`. Returns the other mistakes of the list.
+fn with_archives(mut archives: Vec<PathBuf>, mistakes: Vec<LoadedImage>) -> (Vec<PathBuf>, Vec<LoadedImage>) {
+    let mut others = Vec::new();
+    for mistake in mistakes {
+        match archives_of_line(&mistake.image) {
+            found if found.is_empty() => others.push(mistake),
+            found => archives.extend(found),
+        }
+    }
+    (archives, others)
 }
 
 /// Loads the images by the running cache, or by this process.

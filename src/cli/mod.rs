@@ -13,9 +13,11 @@ mod flags;
 mod healthcheck;
 mod healthcheck_tls;
 mod help;
+mod import;
 mod jobs;
 mod list;
 mod load;
+mod load_archives;
 mod output;
 mod pin;
 mod progress;
@@ -39,6 +41,7 @@ use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use explain::ExplainArgs;
 use flags::Flags;
+use import::ImportArgs;
 use jobs::JobsArgs;
 use list::ListArgs;
 use load::LoadArgs;
@@ -81,6 +84,8 @@ enum Command {
     List(ListArgs),
     /// Fetch images into the store.
     Load(LoadArgs),
+    /// Add the images of an archive or of a directory to the store.
+    Import(ImportArgs),
     /// Remove an image.
     Purge(PurgeArgs),
     /// Remove the images that rules select.
@@ -138,6 +143,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Config(command) => about_config(command, cli.flags.0, environment.looking_only()),
         Command::List(args) => list::run(&args, cli.flags.0, environment.looking_only()),
         Command::Load(args) => load::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Import(args) => import::run(&args, cli.flags.0, environment.looking_only()),
         Command::Purge(args) => removal::purge(&args, cli.flags.0, environment.looking_only()),
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),
         Command::Pin(args) => pin::pin(&args, cli.flags.0, environment.looking_only()),

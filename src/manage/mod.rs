@@ -1,10 +1,13 @@
 //! Operations on stored content, for the command line, the admin API and the rules of `prune`.
 
+mod archive;
 mod background_prune;
+mod bundle;
 mod details;
 mod explain;
 mod image_list;
 mod images;
+mod import;
 mod load;
 mod manifests;
 mod missing;
@@ -26,6 +29,9 @@ pub use details::{ImageDetails, show_blob, show_images};
 pub use explain::{Explanation, PullSettings, explain_stored};
 pub use image_list::{ImageList, ReadListError, read_image_list};
 pub use images::{Image, ImageKind, Listing, list};
+pub use import::{
+    ForeignStore, ImportReport, ImportRule, ImportSource, ImportState, ImportedImage, Importer, SourceError,
+};
 pub use load::{
     ImageInWork, ListedTags, LoadProgress, LoadReport, LoadRequest, LoadRule, LoadState, LoadedImage, Loader,
     WantedImage,

@@ -113,6 +113,16 @@ pub fn required_blobs(body: &[u8]) -> Vec<Digest> {
     digests
 }
 
+/// Returns the manifest to which the manifest `body` refers. `None` for a manifest without a subject.
+pub fn subject_of(body: &[u8]) -> Option<Digest> {
+    #[derive(Deserialize)]
+    struct Referrer {
+        subject: Entry,
+    }
+    let referrer: Referrer = serde_json::from_slice(body).ok()?;
+    Some(referrer.subject.descriptor()?.digest)
+}
+
 /// Returns the manifests of the platforms in the index `body`. None for a list of artifacts, such as
 /// signatures, and for content of another kind.
 pub fn platform_manifests(body: &[u8]) -> Vec<Digest> {

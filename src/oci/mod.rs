@@ -21,7 +21,9 @@ pub use accept::{Accept, AcceptClass};
 pub use digest::{Algorithm, Digest, DigestPrefix, Hasher, ParseDigestError};
 pub use error_code::ErrorCode;
 pub use image_name::{ImageName, ParseImageNameError};
-pub use links::{Child, Descriptor, ManifestLinks, has_unknown_digest, platform_manifests, required_blobs};
+pub use links::{
+    Child, Descriptor, ManifestLinks, has_unknown_digest, platform_manifests, required_blobs, subject_of,
+};
 pub use list_query::{ListQuery, QueryTooLong, pairs, percent_decoded};
 pub use manifest::{NotManifest, is_manifest_type, manifest_type};
 pub use media_type::{MANIFEST_TYPES, SCHEMA1_TYPES, accepts, is_media_type};

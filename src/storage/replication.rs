@@ -14,7 +14,7 @@ impl Storage {
     /// Schedules the upload of an entry of the local store, if the bucket lacks the entry. The end
     /// of an earlier process may have interrupted an upload. The bucket is checked once per process
     /// and entry.
-    pub(super) fn ensure_replicated(&self, key: &Key) {
+    pub fn ensure_replicated(&self, key: &Key) {
         if self.bucket().is_none() {
             return;
         }

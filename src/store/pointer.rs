@@ -11,7 +11,6 @@ use crate::oci::{Accept, Digest};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TagPointer {
-    #[serde(with = "digest_text")]
     pub digest: Digest,
     pub media_type: String,
     /// Size of the manifest, in bytes.
@@ -32,38 +31,4 @@ pub struct TagPointer {
 
 fn native() -> String {
     Accept::NATIVE.to_owned()
-}
-
-/// Digests in JSON.
-pub(super) mod digest_text {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    use crate::oci::Digest;
-
-    pub fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(digest)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-    pub mod optional {
-        use serde::{Deserialize, Deserializer, Serializer};
-
-        use crate::oci::Digest;
-
-        pub fn serialize<S: Serializer>(digest: &Option<Digest>, serializer: S) -> Result<S::Ok, S::Error> {
-            match digest {
-                Some(digest) => serializer.collect_str(digest),
-                None => serializer.serialize_none(),
-            }
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Digest>, D::Error> {
-            #[derive(Deserialize)]
-            struct Text(#[serde(with = "super")] Digest);
-            Ok(Option::deserialize(deserializer)?.map(|Text(digest)| digest))
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Caches manifests. A manifest is held whole in memory and verified before any client receives it.
 //! Manifests by digest never expire; tags expire after a freshness lifetime.
 
+mod admit;
 mod completeness;
 mod fetch;
 pub(super) mod response;
@@ -24,7 +25,6 @@ use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
 use crate::upstream::{Purpose, Target};
 
 pub(super) use completeness::Needs;
-use fetch::Fetched;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ManifestKey {
@@ -145,7 +145,7 @@ async fn by_digest(shared: &Arc<Shared>, key: &ManifestKey, digest: &Digest, com
         }
         Ok(fetched) => {
             let status = Some(fetched.status);
-            let (manifest, storing) = announce(shared, &key.origin, fetched);
+            let (manifest, storing) = announce(shared, &key.origin, fetched.manifest, fetched.verified);
             completer.complete(Ok(ManifestAnswer::content(manifest, CacheResult::Miss, status)));
             storing.store().await;
         }
@@ -185,8 +185,13 @@ struct Storing {
 
 /// Publishes a manifest in `pending`, so that lookups find it at once. Call this before any client
 /// receives the manifest, and [`Storing::store`] afterwards.
-fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Manifest>, Storing) {
-    let manifest = Arc::new(fetched.manifest);
+fn announce(
+    shared: &Arc<Shared>,
+    origin: &Origin,
+    manifest: Manifest,
+    verified: Verified,
+) -> (Arc<Manifest>, Storing) {
+    let manifest = Arc::new(manifest);
     // The push of a manifest may also have added content that recently returned 404.
     shared.absences().clear(origin);
     let key = Key::manifest(origin, &manifest.digest);
@@ -198,7 +203,7 @@ fn announce(shared: &Arc<Shared>, origin: &Origin, fetched: Fetched) -> (Arc<Man
             key,
             origin: origin.clone(),
             manifest,
-            verified: fetched.verified,
+            verified,
         },
     )
 }

@@ -230,7 +230,7 @@ async fn revalidate_or_fetch(
     let fetched = fetch(shared, key, purpose).await?;
     hit("manifest-fetched");
     let status = Some(fetched.status);
-    let (manifest, storing) = announce(shared, &key.origin, fetched);
+    let (manifest, storing) = announce(shared, &key.origin, fetched.manifest, fetched.verified);
     if known.is_some() {
         count_check(&key.origin, check_of(known, &manifest.digest));
     }
@@ -294,7 +294,7 @@ async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, completer: &SharedFetch
         Err(error) => completer.complete(Err(error)),
         Ok(fetched) => {
             let status = Some(fetched.status);
-            let (manifest, storing) = announce(shared, &key.origin, fetched);
+            let (manifest, storing) = announce(shared, &key.origin, fetched.manifest, fetched.verified);
             let now = unix_millis();
             completer.complete(Ok(ManifestAnswer {
                 checked_ms: Some(now),
@@ -332,7 +332,7 @@ fn serves_stale(error: &FetchError) -> bool {
 }
 
 impl TagKey {
-    fn pointer(&self, manifest: &Manifest, checked_at_ms: u64) -> TagPointer {
+    pub(super) fn pointer(&self, manifest: &Manifest, checked_at_ms: u64) -> TagPointer {
         TagPointer {
             digest: manifest.digest,
             media_type: manifest.media_type.clone(),
@@ -404,7 +404,7 @@ impl Shared {
     }
 
     /// Publishes `pointer` to all cores, unless tags are not cached.
-    fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
+    pub(super) fn remember(&self, tag: &TagKey, pointer: &TagPointer) {
         if self.policy.cache_tags {
             self.tags.set(tag, pointer.clone());
         }
@@ -425,7 +425,7 @@ impl Shared {
         newer.or(known)
     }
 
-    async fn save_pointer(&self, tag: &TagKey, pointer: TagPointer) {
+    pub(super) async fn save_pointer(&self, tag: &TagKey, pointer: TagPointer) {
         if self.policy.cache_tags {
             self.storage.set_tag(tag, pointer).await;
         }

@@ -7,6 +7,7 @@ mod evict;
 mod evicted;
 mod eviction_rank;
 mod find;
+mod import;
 mod ingest;
 mod missing;
 mod open;

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{FsStore, layout};
 use crate::oci::Digest;
-use crate::store::pointer::digest_text;
 
 /// The progress of the scrub. Times are in seconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -20,11 +19,7 @@ pub struct ScrubRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass_began_at: Option<u64>,
     /// The digest up to which the current pass has read. `None` between two passes.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        with = "digest_text::optional"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Digest>,
     /// The end of the last pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]

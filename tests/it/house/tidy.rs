@@ -84,6 +84,7 @@ const FOR_ALL: &[&str] = &[
 const TOKIO: &[&str] = &[
     "src/admin/api.rs",
     "src/admin/client.rs",
+    "src/admin/import.rs",
     "src/admin/legacy/mod.rs",
     "src/admin/listen.rs",
     "src/admin/streams.rs",
