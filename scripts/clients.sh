@@ -8,6 +8,7 @@
 #   auth        client authentication at the cache
 #   tls         TLS, certificates of the server and of clients (needs root)
 #   h2          HTTP/2: curl, nghttp, h2load, Go, Python, h2spec
+#   bundle      bundles of `export`: skopeo, podman, docker, containerd, oras and crane
 #   signatures  cosign, oras and notation, built with `go` if missing
 #
 # BINARY         target/release/oci-pull-through by default.
@@ -18,7 +19,7 @@
 # KEEP=1         keeps the working directory and prints its name.
 # DIRECT=1       only for `public`: the clients pull from the upstream, to test the script itself.
 # H2SPEC         the program h2spec; otherwise found in PATH, or built with Go.
-# TOOLS          directory of built tools for signatures (~/.cache/oci-pull-through-tools).
+# TOOLS          directory of built tools for signatures and bundles (~/.cache/oci-pull-through-tools).
 #
 # All state is in a temporary directory, the kernel chooses every port, and processes are ended by their IDs.
 #
@@ -32,7 +33,7 @@ direct=0
 strict=${CHECK_STRICT:-0}
 usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 
-[ "$part" != all ] || part=public,private,auth,tls,h2,signatures
+[ "$part" != all ] || part=public,private,auth,tls,h2,bundle,signatures
 if [[ $part == *,* || ${DRIVERS:-auto} == *" "* ]]; then
   exec python3 "$here/clients/parallel.py" "$0" "$part" "$binary"
 fi
@@ -43,7 +44,7 @@ registry=open.test layer_mb=8
 case $part in
   public) registry=registry.test layer_mb=208 direct=${DIRECT:-0} ;;
   private) registry=basic.test ;;
-  auth | h2) ;;
+  auth | h2 | bundle) ;;
   tls) layer_mb=4 ;;
   signatures) registry=registry.test ;;
   *) usage ;;

@@ -776,8 +776,9 @@ pub const LOAD_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 // --- Bundles ---
 
-/// Blobs of a bundle, with the blobs of its base. A store of 1 TiB has some 70,000 blobs of 15 MiB.
-pub const BUNDLE_BLOBS_MAX: usize = 100_000;
+/// Blobs of a bundle, with the blobs of its base: 450 GB of blobs of 15 MB. An export takes some 1 KiB for
+/// each, so 30 MiB, and 20 MiB for chunks ([`EXPORT_CHUNKS_WAITING_MAX`]).
+pub const BUNDLE_BLOBS_MAX: usize = 30_000;
 
 /// Images of a bundle. Names and descriptors have some 500 bytes for each.
 pub const BUNDLE_IMAGES_MAX: usize = LOAD_IMAGES_MAX;
@@ -788,6 +789,22 @@ pub const BUNDLE_JSON_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 /// Volumes of a bundle. Names of volumes end in three digits.
 pub const BUNDLE_VOLUMES_MAX: usize = 1_000;
+
+/// Bytes of one read of an export, and of one step of its hash.
+pub const EXPORT_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Chunks that wait for a hash thread. With a thread for the blob and one for the volume, an export has
+/// at most 2 * (8 + 2) chunks, so 20 MiB.
+pub const EXPORT_CHUNKS_WAITING_MAX: usize = 8;
+
+/// Smallest volume of a split bundle, so that [`BUNDLE_VOLUMES_MAX`] volumes hold a small store.
+pub const VOLUME_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Incomplete images that the error of an export names. The others are counted.
+pub const EXPORT_INCOMPLETE_NAMED_MAX: usize = 20;
+
+/// Level of the compression of a bundle, the default of zstd. Layers are usually compressed already.
+pub const EXPORT_ZSTD_LEVEL: i32 = 3;
 
 // --- Imports of archives ---
 
@@ -809,7 +826,7 @@ pub const ARCHIVE_ZSTD_WINDOW_LOG_MAX: u32 = 25;
 pub const ARCHIVE_TAIL_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Objects of an archive. Each takes some 120 bytes of memory: 12 MiB.
-pub const IMPORT_OBJECTS_MAX: usize = BUNDLE_BLOBS_MAX;
+pub const IMPORT_OBJECTS_MAX: usize = 100_000;
 
 /// Bytes of the paths of a docker-archive in memory. A layer has a path of some 75 bytes.
 pub const IMPORT_NAMES_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -87,6 +87,30 @@ nowhere() {
   [ -z "$found" ] || { echo "found in:"; echo "$found"; return 1; }
 }
 
+# ---- Tools built with go ------------------------------------------------------------------------------------------
+
+tools=${TOOLS:-$HOME/.cache/oci-pull-through-tools}
+PATH=$tools:$PATH
+
+# buildable NAME COMMAND...: passes if NAME is installed or COMMAND builds it. Otherwise sets
+# `missing` to the reason.
+buildable() {
+  local name=$1
+  shift
+  command -v "$name" >/dev/null && return
+  if ! command -v go >/dev/null; then
+    missing="not installed, and go is not installed"
+    return 1
+  fi
+  mkdir -p "$tools"
+  GOBIN=$tools GOFLAGS='-mod=mod -buildvcs=false' "$@" >"$work/build.log" 2>&1 && return
+  missing="not installed and cannot be built: $(tail -n 1 "$work/build.log")"
+  return 1
+}
+
+# tool NAME PACKAGE: installs NAME with go if missing, or skips its checks.
+tool() { buildable "$1" go install "$2" || { skip "$1: $missing"; return 1; }; }
+
 # ---- Processes ------------------------------------------------------------------------------------------------------
 
 stop() {

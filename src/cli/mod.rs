@@ -9,6 +9,7 @@
 
 mod bucket;
 mod explain;
+mod export;
 mod flags;
 mod healthcheck;
 mod healthcheck_tls;
@@ -40,6 +41,7 @@ use crate::app::{self, AppError, End, HelloWorld};
 use crate::config::{self, Auth, Config, Environment, Layer};
 use crate::log;
 use explain::ExplainArgs;
+use export::ExportArgs;
 use flags::Flags;
 use import::ImportArgs;
 use jobs::JobsArgs;
@@ -84,6 +86,8 @@ enum Command {
     List(ListArgs),
     /// Fetch images into the store.
     Load(LoadArgs),
+    /// Write images into a bundle: an OCI image layout in a tar file.
+    Export(ExportArgs),
     /// Add the images of an archive or of a directory to the store.
     Import(ImportArgs),
     /// Remove an image.
@@ -143,6 +147,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Config(command) => about_config(command, cli.flags.0, environment.looking_only()),
         Command::List(args) => list::run(&args, cli.flags.0, environment.looking_only()),
         Command::Load(args) => load::run(&args, cli.flags.0, environment.looking_only()),
+        Command::Export(args) => export::run(&args, cli.flags.0, environment.looking_only()),
         Command::Import(args) => import::run(&args, cli.flags.0, environment.looking_only()),
         Command::Purge(args) => removal::purge(&args, cli.flags.0, environment.looking_only()),
         Command::Prune(args) => removal::prune(&args, cli.flags.0, environment.looking_only()),

@@ -217,7 +217,7 @@ impl ProgressLine {
 }
 
 /// Returns the progress in objects and bytes, of the job of a cache if there is a job.
-fn counts_text(counts: &ProgressCounts, job: Option<u64>) -> String {
+pub(super) fn counts_text(counts: &ProgressCounts, job: Option<u64>) -> String {
     let job = job.map_or_else(String::new, |id| format!("job {id}: "));
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     format!(

@@ -25,6 +25,10 @@ mod verify;
 mod verify_request;
 
 pub use background_prune::BackgroundPrune;
+pub use bundle::{
+    Base, Destination, ExportError, ExportProgress, ExportReport, ExportRequest, ExportSelection,
+    IncompleteImage, export, format,
+};
 pub use details::{ImageDetails, show_blob, show_images};
 pub use explain::{Explanation, PullSettings, explain_stored};
 pub use image_list::{ImageList, ReadListError, read_image_list};

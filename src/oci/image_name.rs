@@ -78,6 +78,17 @@ fn parse(text: &str) -> Result<ImageName, String> {
     })
 }
 
+impl ImageName {
+    /// Returns the name, with the tag `latest` if the name has no tag and no digest.
+    pub fn or_latest(self) -> Self {
+        let latest = || Reference::Tag("latest".parse().expect("latest is a valid tag"));
+        ImageName {
+            reference: Some(self.reference.unwrap_or_else(latest)),
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.origin.namespace, self.origin.repository)?;

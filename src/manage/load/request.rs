@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{LoadSettings, parse_pull_timeout};
 use crate::limits::{LOAD_CONCURRENCY_DEFAULT, LOAD_CONCURRENCY_MAX, LOAD_IMAGES_MAX, LOAD_TAG_SEARCHES_MAX};
-use crate::oci::{ImageName, Origin, Platforms, Reference};
+use crate::oci::{ImageName, Origin, Platforms};
 use crate::store::Pin;
 
 /// The images to load, and the manner.
@@ -120,7 +120,7 @@ impl LoadRequest {
         let images = self.images.iter().map(|text| {
             let name: ImageName = text.parse().map_err(|error| format!("{error}"))?;
             Ok(WantedImage {
-                name: with_tag(name),
+                name: name.or_latest(),
                 platforms: platforms.clone(),
             })
         });
@@ -140,15 +140,6 @@ impl LoadRequest {
             (_, [tags]) => tags.clone(),
             (images, _) => format!("{} images", images.len()),
         }
-    }
-}
-
-/// Adds the tag `latest` to a name without tag and digest.
-fn with_tag(name: ImageName) -> ImageName {
-    let latest = || Reference::Tag("latest".parse().expect("latest is a valid tag"));
-    ImageName {
-        reference: Some(name.reference.unwrap_or_else(latest)),
-        ..name
     }
 }
 

@@ -17,7 +17,7 @@ use super::open_regular;
 use super::tags::read_pointer;
 use crate::limits::{MANIFEST_BYTES_MAX, SIDECAR_BYTES_MAX};
 use crate::oci::{Accept, Digest, Namespace, Origin, Repository, Tag};
-use crate::store::{Key, Meta, TagPointer};
+use crate::store::{Key, Meta, Pins, StoredEntry, TagPointer};
 
 /// A read-only view of a store's directory.
 #[derive(Debug)]
@@ -202,6 +202,31 @@ impl StoreReader {
         match look(&self.root, &Key::Blob(*digest))? {
             EntryState::Entry(entry) | EntryState::Unverified(entry) => Ok(Some(entry.meta)),
             EntryState::Broken(_) | EntryState::Nothing => Ok(None),
+        }
+    }
+
+    /// Opens the content under `key`. `None` if the store has no such entry.
+    ///
+    /// # Errors
+    ///
+    /// The file system failed.
+    pub fn content(&self, key: &Key) -> io::Result<Option<StoredEntry>> {
+        Ok(match look(&self.root, key)? {
+            EntryState::Entry(entry) | EntryState::Unverified(entry) => Some(entry),
+            EntryState::Broken(_) | EntryState::Nothing => None,
+        })
+    }
+
+    /// Returns the pins.
+    ///
+    /// # Errors
+    ///
+    /// The file of the pins is unreadable.
+    pub fn pins(&self) -> io::Result<Pins> {
+        match fs::read(self.root.join(layout::PINS)) {
+            Ok(json) => Pins::parse(&json).ok_or_else(|| io::Error::other("the file of the pins is damaged")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Pins::default()),
+            Err(error) => Err(error),
         }
     }
 

@@ -12,6 +12,9 @@ mod bucket;
 /// The description of the admin API.
 mod description;
 
+/// The command `export`: bundles, volumes and deltas.
+mod export;
+
 /// The command `import`: archives, split bundles and directories.
 mod import;
 

@@ -1,3 +1,5 @@
+//! The files of a bundle: read back, independent of the order, and rejected if they contradict themselves.
+
 use super::*;
 use crate::oci::Algorithm;
 
