@@ -295,7 +295,7 @@ pub const MEMORY_PRESSURE_TIME: Duration = Duration::from_secs(5);
 
 /// Helper threads that may read files for clients at once, per class. The first class is steps with
 /// pages probably in memory. The other classes are steps that wait for a disk, of small bodies and
-/// of large bodies. A slow disk blocks at most these 96 of [`BLOCKING_THREADS_MAX`] (768) threads.
+/// of large bodies. A slow disk blocks at most these 96 of [`BLOCKING_THREADS_MAX`] (896) threads.
 /// The other threads serve lookups and health checks.
 pub const READERS_CACHED_MAX: usize = 32;
 pub const READERS_SMALL_MAX: usize = 32;
@@ -1198,9 +1198,9 @@ pub const S3_PRESIGNED_TTL_MAX: Duration = Duration::from_secs(60);
 
 // --- Helper threads ---
 
-/// Threads for blocking work: one write and one hash per running fill, and as many again for store
-/// lookups, file readers and host name lookups.
-pub const BLOCKING_THREADS_MAX: usize = 3 * FILLS_MAX;
+/// Threads for blocking work: one write and one hash per running fill, as many again for store
+/// lookups, file readers and host name lookups, and the lookups in the stores of registries.
+pub const BLOCKING_THREADS_MAX: usize = 3 * FILLS_MAX + REGISTRY_STORES_MAX * REGISTRY_STORE_LOOKUPS_MAX;
 
 /// Host name lookups of all registries that block a thread at once: a third of
 /// [`BLOCKING_THREADS_MAX`]. A configuration entry has at most 8 lookups. 32 entries with
@@ -1211,6 +1211,14 @@ pub const NAME_LOOKUPS_MAX: usize = FILLS_MAX;
 /// an older store, the first lookup of an entry hashes its file. On an unresponsive disk, each
 /// lookup blocks its thread, while readers of open files still need threads.
 pub const STORE_LOOKUPS_MAX: usize = FILLS_MAX / 2;
+
+/// Directories of registries with `cache_dir`. Each has an index and four threads of its own: 32
+/// threads. A directory is for another disk, and a machine with more disks joins them in a volume.
+pub const REGISTRY_STORES_MAX: usize = 8;
+
+/// Lookups in the store of a registry with `cache_dir` that block a thread at once: with all such
+/// stores as many as in the default store ([`STORE_LOOKUPS_MAX`]).
+pub const REGISTRY_STORE_LOOKUPS_MAX: usize = STORE_LOOKUPS_MAX / REGISTRY_STORES_MAX;
 
 // --- Relations between limits ---
 
@@ -1224,7 +1232,7 @@ const _: () = assert!(READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX
 // for the disk.
 const _: () = assert!(
     NAME_LOOKUPS_MAX + STORE_LOOKUPS_MAX + READERS_CACHED_MAX + READERS_SMALL_MAX + READERS_LARGE_MAX
-        < BLOCKING_THREADS_MAX - FILLS_MAX
+        < BLOCKING_THREADS_MAX - FILLS_MAX - REGISTRY_STORES_MAX * REGISTRY_STORE_LOOKUPS_MAX
 );
 // A pipe holds whole steps.
 const _: () = assert!(COLD_READ_BYTES as usize <= PIPE_BYTES);

@@ -1,7 +1,5 @@
 //! Answers the requests of the admin API.
 
-use std::sync::Arc;
-
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -32,7 +30,7 @@ use crate::manage::{
 };
 use crate::oci::ImageName;
 use crate::runtime::helper::blocking;
-use crate::store::{FsStore, Pin, StoreReader};
+use crate::store::{Pin, StoreReader, Stores};
 
 pub(super) type Answer = Result<Response<Body>, Problem>;
 
@@ -105,7 +103,7 @@ impl Api {
             Operation::Metrics => self.metrics().await,
             Operation::RegistryStats => {
                 let AdminSubjects {
-                    store,
+                    stores,
                     upstreams,
                     lookup_counts,
                     ..
@@ -113,12 +111,12 @@ impl Api {
                 let stats = blocking(move || {
                     let (statuses, requests) = (upstreams.statuses(), lookup_counts.totals());
                     let active = active_registries(&statuses, &requests);
-                    let contents = store.map_or_else(Vec::new, |store| store.registry_contents(&active));
+                    let contents = stores.map_or_else(Vec::new, |stores| stores.registry_contents(&active));
                     registry_stats(&statuses, contents, requests)
                 });
                 ok(StatusCode::OK, &stats.await.map_err(|_| Problem::Panicked)?)
             }
-            Operation::StoreStats => ok(StatusCode::OK, &self.store()?.stats()),
+            Operation::StoreStats => ok(StatusCode::OK, &self.stores()?.stats()),
             Operation::Upstreams => {
                 let statuses = self.subjects.upstreams.statuses();
                 let upstreams: Vec<_> = statuses.iter().map(UpstreamReport::new).collect();
@@ -149,8 +147,8 @@ impl Api {
         }
     }
 
-    pub(super) fn store(&self) -> Result<Arc<FsStore>, Problem> {
-        self.subjects.store.clone().ok_or(Problem::NoStore)
+    pub(super) fn stores(&self) -> Result<Stores, Problem> {
+        self.subjects.stores.clone().ok_or(Problem::NoStore)
     }
 
     /// `GET /health`
@@ -173,9 +171,9 @@ impl Api {
 
     /// `DELETE /api/v1/images/{name}`
     async fn purge(&self, actor: Actor, name: ImageName, dry_run: bool) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let selector = name.to_string();
-        let plan = blocking(move || plan_purge(&store, &name)).await;
+        let plan = blocking(move || plan_purge(&stores, &name)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
         if dry_run {
             return ok(StatusCode::OK, &plan.report());
@@ -190,7 +188,7 @@ impl Api {
 
     /// `PUT /api/v1/pins/{pattern}` and `DELETE /api/v1/pins/{pattern}`
     async fn change_pin(&self, actor: Actor, pin: Pin, is_added: bool) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let pattern = pin.as_str().to_owned();
         let change = Change {
             actor,
@@ -200,8 +198,8 @@ impl Api {
         let changed = blocking(move || {
             change.requested(None);
             let changed = match is_added {
-                true => store.pin(pin),
-                false => store.unpin(&pin),
+                true => stores.pin(&pin),
+                false => stores.unpin(&pin),
             };
             change.pinned(changed.as_ref().ok().copied());
             changed
@@ -225,11 +223,11 @@ impl Api {
 
     /// `POST /api/v1/prune`
     async fn plan(&self, request: Request<Incoming>, form: Form) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no prune request: {error}"));
         let wanted: PruneRequest = json_body(request, ADMIN_BODY_BYTES_MAX, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
-        let plan = blocking(move || plan_prune(&store, &rule)).await;
+        let plan = blocking(move || plan_prune(&stores, &rule)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
         if form == Form::Lines {
             let (images, (objects, bytes)) = (plan.images(), plan.totals());
@@ -247,11 +245,11 @@ impl Api {
 
     /// `POST /api/v1/verify`
     async fn verify(&self, actor: Actor, request: Request<Incoming>) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no verify request: {error}"));
         let wanted: VerifyRequest = json_body(request, ADMIN_BODY_BYTES_MAX, invalid).await?;
         let rule = wanted.rule().map_err(invalid)?;
-        let verified = store.clone();
+        let verified = stores.clone();
         let plan = blocking(move || plan_verify(&verified, &rule)).await;
         let plan = plan.map_err(|_| Problem::Panicked)??;
         let change = Change {
@@ -261,7 +259,7 @@ impl Api {
         };
         let progress = VerifyProgress::default();
         let work = JobWork::Verify {
-            store,
+            stores,
             plan,
             progress,
         };
@@ -271,7 +269,7 @@ impl Api {
 
     /// `GET /api/v1/pins`
     fn pins(&self, form: Form) -> Answer {
-        let pins = self.store()?.pinned();
+        let pins = self.stores()?.pinned();
         match form {
             Form::Lines => Ok(form.list("pins", &pins.texts())),
             Form::Whole => ok(
@@ -312,8 +310,8 @@ impl Api {
     }
 
     async fn remove(&self, change: Change, plan: PlannedRemoval) -> Answer {
-        let store = self.store()?;
-        let report = blocking(move || change.apply(&store, plan)).await;
+        let stores = self.stores()?;
+        let report = blocking(move || change.apply(&stores, plan)).await;
         let report = report.map_err(|_| Problem::Panicked)?;
         // The next request for the content must not find it in the memory of a core.
         tokio::time::sleep(2 * CONNECTION_SWEEP_INTERVAL).await;
@@ -335,8 +333,10 @@ fn signal(actor: &Actor, action: &'static str, signal: Signal) -> Answer {
     }
 }
 
-pub(super) fn reader(store: &FsStore) -> Result<StoreReader, Problem> {
-    StoreReader::open(store.root()).map_err(|error| Problem::Unreadable(error.to_string()))
+pub(super) fn reader(stores: &Stores) -> Result<StoreReader, Problem> {
+    stores
+        .reader()
+        .map_err(|error| Problem::Unreadable(error.to_string()))
 }
 
 fn request_id() -> RequestId {

@@ -3,7 +3,7 @@
 use super::access::Actor;
 use crate::log;
 use crate::manage::{ImportReport, LoadReport, PlannedRemoval, RemovalReport, VerifyReport};
-use crate::store::FsStore;
+use crate::store::Stores;
 
 /// A change that a client requested.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct PlannedChange {
 
 impl Change {
     /// Applies `plan`. Writes a log line before and a log line after the change.
-    pub fn apply(&self, store: &FsStore, plan: PlannedRemoval) -> RemovalReport {
+    pub fn apply(&self, stores: &Stores, plan: PlannedRemoval) -> RemovalReport {
         let (objects, bytes) = plan.totals();
         self.requested(Some(PlannedChange {
             job: None,
@@ -34,7 +34,7 @@ impl Change {
             objects,
             bytes,
         }));
-        let report = plan.apply(store);
+        let report = plan.apply(stores);
         tracing::info!(
             actor = self.actor.name,
             request_id = %self.actor.request,

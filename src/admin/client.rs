@@ -21,7 +21,7 @@ use super::socket_path;
 use crate::limits::ADMIN_REQUEST_TIMEOUT;
 use crate::manage::{Explanation, MissingImage, PruneRequest, RemovalReport};
 use crate::oci::{ImageName, Platforms};
-use crate::store::{Pin, StoreStats};
+use crate::store::{Pin, StoresStats};
 
 /// The body of a request.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -181,7 +181,7 @@ impl AdminClient {
     /// # Errors
     ///
     /// The request failed.
-    pub fn stats(&self) -> Result<StoreStats, AdminError> {
+    pub fn stats(&self) -> Result<StoresStats, AdminError> {
         self.send(Method::GET, "/api/v1/stats", None)
     }
 

@@ -43,7 +43,7 @@ enum Part {
 impl Api {
     /// `POST /api/v1/import`
     pub(super) async fn import(&self, actor: Actor, rule: ImportRule, request: Request<Incoming>) -> Answer {
-        let importer = Importer::new(self.subjects.cache.clone(), self.store()?);
+        let importer = Importer::new(self.subjects.cache.clone(), self.stores()?);
         let _slot = self.imports.try_acquire().map_err(|_| Problem::Importing)?;
         if let Some(long) = request.extensions().get::<LongRequest>() {
             long.allow();

@@ -1,7 +1,6 @@
 //! The work of a job, with its log lines and its report.
 
 use std::io;
-use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
@@ -13,12 +12,12 @@ use crate::manage::{
     ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, PlannedVerification, ProgressCounts,
     VerifyProgress, VerifyReport,
 };
-use crate::store::FsStore;
+use crate::store::Stores;
 
 /// The work of a job.
 pub enum JobWork {
     Verify {
-        store: Arc<FsStore>,
+        stores: Stores,
         plan: PlannedVerification,
         progress: VerifyProgress,
     },
@@ -79,11 +78,11 @@ impl JobWork {
     pub fn run(&self, id: u64, change: &Change, stopped: &Receiver<()>) -> io::Result<JobReport> {
         match self {
             JobWork::Verify {
-                store,
+                stores,
                 plan,
                 progress,
             } => {
-                let report = verify(store, plan, progress, (id, change), stopped);
+                let report = verify(stores, plan, progress, (id, change), stopped);
                 Ok(JobReport::Verify(report))
             }
             JobWork::Load { rule, .. } => {
@@ -110,10 +109,10 @@ impl JobWork {
     pub fn report(&self, stopped: &Receiver<()>) -> io::Result<JobReport> {
         match self {
             JobWork::Verify {
-                store,
+                stores,
                 plan,
                 progress,
-            } => Ok(JobReport::Verify(plan.run(store, progress, stopped.clone()))),
+            } => Ok(JobReport::Verify(plan.run(stores, progress, stopped.clone()))),
             JobWork::Load {
                 loader,
                 rule,
@@ -124,7 +123,7 @@ impl JobWork {
 }
 
 fn verify(
-    store: &FsStore,
+    stores: &Stores,
     plan: &PlannedVerification,
     progress: &VerifyProgress,
     (id, change): (u64, &Change),
@@ -139,7 +138,7 @@ fn verify(
             bytes: counts.bytes_total,
         }));
     }
-    let report = plan.run(store, progress, stopped.clone());
+    let report = plan.run(stores, progress, stopped.clone());
     if !plan.is_dry_run() {
         change.verified(id, &report);
     }

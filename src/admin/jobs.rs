@@ -295,16 +295,17 @@ impl Job {
 mod tests {
     use super::*;
     use crate::manage::{VerifyProgress, VerifyRequest, plan_verify};
-    use crate::store::FsStore;
     use crate::store::tests::Scratch;
+    use crate::store::{FsStore, Stores};
 
     fn work() -> JobWork {
         let scratch = Scratch::new();
         let store = FsStore::open(&scratch.0).unwrap();
         store.scan();
+        let stores = Stores::alone(store);
         JobWork::Verify {
-            plan: plan_verify(&store, &VerifyRequest::default().rule().unwrap()).unwrap(),
-            store: Arc::new(store),
+            plan: plan_verify(&stores, &VerifyRequest::default().rule().unwrap()).unwrap(),
+            stores,
             progress: VerifyProgress::default(),
         }
     }

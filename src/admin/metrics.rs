@@ -18,7 +18,7 @@ use crate::manage::active_registries;
 use crate::metrics::{self, HttpMetrics, HttpTotals, LatencyTotals, registry_label};
 use crate::runtime::memory_budget::MemoryBudget;
 use crate::server::ConnectionLimits;
-use crate::store::{RegistryContent, StoreStats};
+use crate::store::{RegistryContent, StoreStats, StoresStats};
 use crate::upstream::{AvailabilityState, RegistryStatus};
 
 /// The `Content-Type` of a scrape.
@@ -45,8 +45,8 @@ struct Scrape {
     requests: HttpTotals,
     lookups: BTreeMap<String, Lookups>,
     contents: Vec<RegistryContent>,
-    /// `None` for a bucket alone.
-    store: Option<StoreStats>,
+    /// The local stores by their names. None for a bucket alone.
+    stores: Vec<(String, StoreStats)>,
     fills: Vec<FillStatus>,
     upstreams: Vec<RegistryStatus>,
     jobs: Vec<JobStatus>,
@@ -68,7 +68,7 @@ impl Scrape {
     fn new(subjects: &AdminSubjects, jobs: Vec<JobStatus>) -> Self {
         let upstreams = subjects.upstreams.statuses();
         let lookups = subjects.lookup_counts.totals();
-        let store = subjects.store.as_deref();
+        let stores = subjects.stores.as_ref();
         let active = active_registries(&upstreams, &lookups);
         Scrape {
             parts: subjects.measured.clone(),
@@ -78,14 +78,25 @@ impl Scrape {
                     .iter()
                     .map(|(registry, lookups)| (registry.as_str(), *lookups)),
             ),
-            contents: store.map_or_else(Vec::new, |store| store.registry_contents(&active)),
-            store: store.map(|store| store.stats()),
+            contents: stores.map_or_else(Vec::new, |stores| stores.registry_contents(&active)),
+            stores: stores.map_or_else(Vec::new, |stores| by_name(stores.stats())),
             fills: subjects.cache.fill_statuses(),
             upstreams,
             jobs,
             process: ProcessUsage::read(),
         }
     }
+}
+
+/// Returns the stores with their names: `default`, and the directories of the stores of registries.
+fn by_name(stats: StoresStats) -> Vec<(String, StoreStats)> {
+    let own = stats
+        .registry_stores
+        .into_iter()
+        .map(|own| (own.directory, own.stats));
+    std::iter::once(("default".to_owned(), stats.default))
+        .chain(own)
+        .collect()
 }
 
 /// Adds the lookups of the registries with the same label.
@@ -261,7 +272,7 @@ impl Scrape {
             None,
             [(labels([]), followers)],
         )?;
-        let damaged = self.store.as_ref().map_or(0, |store| store.damaged_objects);
+        let damaged = self.stores.iter().map(|(_, store)| store.damaged_objects).sum();
         families.counters(
             "integrity_failures",
             "Content whose bytes do not have the digest",
@@ -289,65 +300,81 @@ impl Scrape {
             None,
             sums(contents().map(|(registry, content)| (registry, content.objects))),
         )?;
-        let Some(store) = &self.store else { return Ok(()) };
+        let of_stores = |value: fn(&StoreStats) -> Option<u64>| {
+            let values = self
+                .stores
+                .iter()
+                .map(move |(name, store)| (name.as_str(), value(store)));
+            values.filter_map(|(name, value)| Some((labels([("store", name)]), value?)))
+        };
         let bytes = Some(&Unit::Bytes);
-        let sizes = [
-            ("store", "Bytes of stored content on the disk", Some(store.bytes)),
-            (
-                "store_reserved",
-                "Bytes reserved for downloads in progress",
-                Some(store.reserved_bytes),
-            ),
-            ("store_max", "Bound of the stored bytes", store.bytes_max),
-            (
-                "store_free",
-                "Free bytes of the file system",
-                Some(store.free_bytes),
-            ),
-            (
-                "store_free_min",
-                "Bytes of the file system that are kept free",
-                Some(store.free_bytes_min),
-            ),
-        ];
-        for (name, help, size) in sizes {
-            families.gauges(name, help, bytes, size.map(|size| (labels([]), size)))?;
-        }
+        families.gauges(
+            "store",
+            "Bytes of stored content on the disk",
+            bytes,
+            of_stores(|store| Some(store.bytes)),
+        )?;
+        families.gauges(
+            "store_reserved",
+            "Bytes reserved for downloads in progress",
+            bytes,
+            of_stores(|store| Some(store.reserved_bytes)),
+        )?;
+        families.gauges(
+            "store_max",
+            "Bound of the stored bytes",
+            bytes,
+            of_stores(|store| store.bytes_max),
+        )?;
+        families.gauges(
+            "store_free",
+            "Free bytes of the file system",
+            bytes,
+            of_stores(|store| Some(store.free_bytes)),
+        )?;
+        families.gauges(
+            "store_free_min",
+            "Bytes of the file system that are kept free",
+            bytes,
+            of_stores(|store| Some(store.free_bytes_min)),
+        )?;
         families.gauges(
             "store_objects",
             "Stored objects",
             None,
-            [(labels([]), store.objects as u64)],
+            of_stores(|store| Some(store.objects as u64)),
         )?;
-        let scanned = u64::from(store.scanned);
         families.gauges(
             "store_scanned",
             "1 after the scan at start, which completes the figures of the store",
             None,
-            [(labels([]), scanned)],
+            of_stores(|store| Some(u64::from(store.scanned))),
         )?;
-        families.counters(
-            "evictions",
-            "Evicted objects, by the bound that was exceeded",
-            None,
+        let evictions = self.stores.iter().flat_map(|(name, store)| {
             [
                 ("size", store.evictions.size),
                 ("free-space", store.evictions.free_space),
                 ("free-inodes", store.evictions.free_inodes),
             ]
-            .map(|(reason, count)| (labels([("reason", reason)]), count)),
+            .map(|(reason, count)| (labels([("store", name), ("reason", reason)]), count))
+        });
+        families.counters(
+            "evictions",
+            "Evicted objects, by the bound that was exceeded",
+            None,
+            evictions,
         )?;
         families.gauges(
             "last_evicted_age",
             "Time from the last use to the eviction of the content evicted last",
             Some(&Unit::Seconds),
-            store.last_evicted_age_seconds.map(|age| (labels([]), age)),
+            of_stores(|store| store.last_evicted_age_seconds),
         )?;
         families.counters(
             "verified_objects",
             "Objects whose digest a verification has confirmed",
             None,
-            [(labels([]), store.verified_objects)],
+            of_stores(|store| Some(store.verified_objects)),
         )
     }
 

@@ -33,7 +33,7 @@ use crate::config::{ListenAddr, Live, LoadSettings};
 use crate::manage::Loader;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
-use crate::store::FsStore;
+use crate::store::Stores;
 use crate::upstream::Upstreams;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
@@ -66,8 +66,8 @@ pub struct AdminSettings {
 /// The parts of the process that the API shows and changes.
 #[derive(Clone)]
 pub struct AdminSubjects {
-    /// The store of this machine. `None` for a bucket alone.
-    pub store: Option<Arc<FsStore>>,
+    /// The stores of this machine. `None` for a bucket alone.
+    pub stores: Option<Stores>,
     pub cache: Cache,
     pub upstreams: Upstreams,
     pub lookup_counts: LookupCounts,
@@ -90,8 +90,8 @@ pub fn socket_path(root: &Path) -> PathBuf {
 /// the lock of the store, so an existing socket belongs to a process that has ended. A socket or an
 /// address that cannot be opened is logged, and the cache serves without it.
 pub fn start(settings: AdminSettings, subjects: AdminSubjects, helper: &Helper) -> Option<AdminSocket> {
-    let store = subjects.store.as_deref();
-    let socket = store.and_then(listen::open_socket);
+    let stores = subjects.stores.as_ref();
+    let socket = stores.and_then(|stores| listen::open_socket(stores.default_store()));
     let api = Arc::new(Api::new(subjects, Access::new(settings.tokens)));
     if let Some(addr) = settings.addr {
         helper.spawn(listen::serve_address(addr, Serves::Everything, api.clone()));

@@ -1,7 +1,5 @@
 //! The resources that show the state of the cache and change nothing.
 
-use std::sync::Arc;
-
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -20,23 +18,23 @@ use crate::manage::{
 use crate::oci::{Digest, ImageName};
 use crate::runtime::clock::monotonic_millis;
 use crate::runtime::helper::blocking;
-use crate::store::FsStore;
+use crate::store::Stores;
 
 impl Api {
     /// `GET /api/v1/images`
     pub(super) async fn list(&self, query: ImageQuery, form: Form) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         if form == Form::Lines {
             if query.sort != Sort::default() {
                 return Err(Problem::Invalid(
                     "a sorted listing has pages; request JSON, or leave out the parameter sort".to_owned(),
                 ));
             }
-            reader(&store)?;
-            let next = move |query: &ImageQuery| page(&store, query).map_err(|problem| problem.to_string());
+            reader(&stores)?;
+            let next = move |query: &ImageQuery| page(&stores, query).map_err(|problem| problem.to_string());
             return Ok(body::lines(StatusCode::OK, streams::images(query, next)));
         }
-        let listed = blocking(move || page(&store, &query));
+        let listed = blocking(move || page(&stores, &query));
         ok(StatusCode::OK, &listed.await.map_err(|_| Problem::Panicked)??)
     }
 
@@ -66,8 +64,11 @@ impl Api {
                 name.origin.repository
             )));
         }
-        let store = self.store()?;
-        let images = blocking(move || Ok::<_, Problem>(show_images(&store, &reader(&store)?, &name)));
+        let stores = self.stores()?;
+        let images = blocking(move || {
+            let reader = reader(&stores)?;
+            Ok::<_, Problem>(show_images(&stores.pinned(), &reader, &name))
+        });
         let images = images.await.map_err(|_| Problem::Panicked)??;
         match images.is_empty() {
             true => Err(Problem::NotStored),
@@ -77,8 +78,8 @@ impl Api {
 
     /// `GET /api/v1/blobs/{digest}`
     pub(super) async fn blob(&self, digest: Digest) -> Answer {
-        let store = self.store()?;
-        let blob = blocking(move || show_blob(&store, &digest)).await;
+        let stores = self.stores()?;
+        let blob = blocking(move || show_blob(&stores, &digest)).await;
         match blob.map_err(|_| Problem::Panicked)? {
             Some(blob) => ok(StatusCode::OK, &blob),
             None => Err(Problem::NotStored),
@@ -87,7 +88,7 @@ impl Api {
 
     /// `GET /api/v1/missing`
     pub(super) async fn missing(&self, form: Form) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let AdminSubjects {
             cache,
             live,
@@ -100,7 +101,7 @@ impl Api {
                 registries: &live.registries(),
                 caches_tags: tag_policy.cache_tags,
             };
-            Ok::<_, Problem>(report_missing(&reader(&store)?, air_gap, recorded))
+            Ok::<_, Problem>(report_missing(&reader(&stores)?, air_gap, recorded))
         });
         let missing = missing.await.map_err(|_| Problem::Panicked)??;
         Ok(form.list("missing", &missing))
@@ -108,7 +109,7 @@ impl Api {
 
     /// `POST /api/v1/readiness`
     pub(super) async fn readiness(&self, request: Request<Incoming>, form: Form) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let invalid = |error: String| Problem::Invalid(format!("the body is no readiness request: {error}"));
         let wanted: ReadinessRequest = json_body(request, LOAD_BODY_BYTES_MAX, invalid).await?;
         let AdminSubjects {
@@ -118,7 +119,7 @@ impl Api {
             ..
         } = self.subjects.clone();
         let images = blocking(move || {
-            let reader = reader(&store)?;
+            let reader = reader(&stores)?;
             let request = wanted.into_load();
             let air_gap = AirGapSettings {
                 registries: &live.registries(),
@@ -132,7 +133,7 @@ impl Api {
 
     /// `GET /api/v1/explain`
     pub(super) async fn explain(&self, name: ImageName, user: Option<String>) -> Answer {
-        let store = self.store()?;
+        let stores = self.stores()?;
         let AdminSubjects {
             upstreams,
             live,
@@ -149,7 +150,7 @@ impl Api {
                 tag_policy: &tag_policy,
                 has_client_auth,
             };
-            explain_stored(&store, settings, status, name, user.as_deref())
+            explain_stored(&stores, settings, status, name, user.as_deref())
         });
         let explanation = explanation.await.map_err(|_| Problem::Panicked)?;
         let explanation = explanation.map_err(|error| Problem::Unreadable(error.to_string()))?;
@@ -158,13 +159,13 @@ impl Api {
 }
 
 /// Lists a page of images. Blocks.
-fn page(store: &Arc<FsStore>, query: &ImageQuery) -> Result<ImagePage, Problem> {
-    let reader = reader(store)?;
+fn page(stores: &Stores, query: &ImageQuery) -> Result<ImagePage, Problem> {
+    let reader = reader(stores)?;
     let limit = match query.sort == Sort::default() {
         true => ADMIN_PAGE_TIMEOUT,
         false => ADMIN_SORT_TIMEOUT,
     };
     let started = monotonic_millis();
     let goes_on = || u128::from(monotonic_millis() - started) < limit.as_millis();
-    list_page(&reader, &store.pinned(), query, goes_on).ok_or(Problem::SortTooSlow)
+    list_page(&reader, &stores.pinned(), query, goes_on).ok_or(Problem::SortTooSlow)
 }

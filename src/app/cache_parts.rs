@@ -1,28 +1,28 @@
-//! The parts of a cache behind its listeners: the store, the registries, and the cache between them.
+//! The parts of a cache behind its listeners: the stores, the registries, and the cache between them.
 
 use super::AppError;
 use crate::cache::{Cache, FetchOptions, PrefetchOptions, TagPolicy};
-use crate::config::{Config, Live};
+use crate::config::{Config, Live, StoreDirs};
 use crate::fairness::Parties;
 use crate::manage::Loader;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::MemoryBudget;
-use crate::storage::Storage;
+use crate::storage::Storages;
 use crate::upstream::Upstreams;
 
 pub(super) struct CacheParts {
     pub live: Live,
-    pub storage: Storage,
+    pub storages: Storages,
     pub upstreams: Upstreams,
     pub cache: Cache,
 }
 
 impl CacheParts {
-    /// Opens the store of `config`, for a process that may open `descriptors` file descriptors.
+    /// Opens the stores of `config`, for a process that may open `descriptors` file descriptors.
     ///
     /// # Errors
     ///
-    /// The store or the settings of a registry cannot be used.
+    /// A store or the settings of a registry cannot be used.
     pub fn open(
         config: &Config,
         helper: &Helper,
@@ -30,8 +30,9 @@ impl CacheParts {
         descriptors: u64,
     ) -> Result<Self, AppError> {
         let live = Live::new(config.registries.clone());
-        let storage = Storage::open(
+        let storages = Storages::open(
             &config.storage,
+            StoreDirs::of(&config.registries),
             config.store_bounds(),
             live.clone(),
             config.verify_on_open,
@@ -41,7 +42,7 @@ impl CacheParts {
         )?;
         let upstreams = Upstreams::new(live.registries(), config.proxies.clone())?;
         let cache = Cache::new(
-            storage.clone(),
+            storages.clone(),
             upstreams.clone(),
             live.clone(),
             helper.clone(),
@@ -58,7 +59,7 @@ impl CacheParts {
         );
         Ok(CacheParts {
             live,
-            storage,
+            storages,
             upstreams,
             cache,
         })

@@ -27,11 +27,11 @@ pub fn import(
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), 1);
     let parts = CacheParts::open(config, &helper, &memory, descriptors)?;
     // The bounds of the store hold for imports too.
-    let maintenance = parts.storage.start_maintenance().map_err(AppError::threads)?;
+    let maintenance = parts.storages.start_maintenance().map_err(AppError::threads)?;
     let importer = parts
-        .storage
-        .local_store()
-        .map(|store| Importer::new(parts.cache.clone(), store));
+        .storages
+        .local_stores()
+        .map(|stores| Importer::new(parts.cache.clone(), stores));
     let report = importer.map(|importer| importer.run(archive, rule));
     drop(maintenance);
     Ok(report)

@@ -29,9 +29,9 @@ pub fn load(
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), 1);
     let parts = CacheParts::open(config, &helper, &memory, descriptors)?;
     // The bounds of the store hold for loads too.
-    let maintenance = parts.storage.start_maintenance().map_err(AppError::threads)?;
+    let maintenance = parts.storages.start_maintenance().map_err(AppError::threads)?;
     // A stop during the scan also ends the load, which returns a report without images.
-    wait_for_scan(parts.storage.local_store().as_deref(), stopped);
+    wait_for_scan(parts.storages.local_stores().as_ref(), stopped);
     let report = parts.loader().run(rule, progress, stopped);
     drop(maintenance);
     report.map_err(AppError::threads)

@@ -86,7 +86,7 @@ impl AppError {
     /// Returns the error of a store that another process uses.
     pub fn store_in_use(&self) -> Option<&OpenError> {
         match self {
-            AppError::Store(StorageError::Fs(error @ OpenError::InUse(_))) => Some(error),
+            AppError::Store(StorageError::Fs(error)) if error.is_in_use() => Some(error),
             _ => None,
         }
     }
@@ -154,7 +154,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let loader = parts.loader();
     let CacheParts {
         live,
-        storage,
+        storages,
         upstreams,
         cache,
     } = parts;
@@ -187,7 +187,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         client_login: config.client_login,
         legacy_admin: config
             .legacy_admin
-            .then(|| LegacyAdmin::new(storage.local_store(), helper.clone())),
+            .then(|| LegacyAdmin::new(storages.local_stores(), helper.clone())),
         health: health.clone(),
     };
     let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;
@@ -226,9 +226,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         storage: config.storage.backend(),
     };
     let jobs = Arc::new(Jobs::default());
-    let admin_socket = supervise::open_admin(
-        &config, &storage, &cache, &loader, &health, measured, &helper, &jobs,
-    );
+    let subjects = supervise::admin_subjects(&config, &storages, &cache, &loader, &health, measured, &jobs);
+    let admin_socket = supervise::open_admin(&config, subjects, &helper);
     for addr in &listening.addresses {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -241,14 +240,14 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     }
     let status = supervise::status(&listening.addresses, choice.driver, plan.len());
     notifier.ready(&status);
-    let missing_file = storage
-        .local_store()
-        .map(|store| MissingFile::start(store, cache.clone()))
+    let missing_file = storages
+        .local_stores()
+        .map(|stores| MissingFile::start(stores.default_store().clone(), cache.clone()))
         .transpose()
         .map_err(AppError::threads)?;
     let store_threads =
-        supervise::StoreThreads::start(&storage, &config, &loader).map_err(AppError::threads)?;
-    let preload = Preload::start(&config, storage.local_store(), loader, jobs.clone());
+        supervise::StoreThreads::start(&storages, &config, &loader).map_err(AppError::threads)?;
+    let preload = Preload::start(&config, storages.local_stores(), loader, jobs.clone());
     let preload = preload.map_err(AppError::threads)?;
 
     for signal in signals.forever() {

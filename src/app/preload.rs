@@ -15,7 +15,7 @@ use crate::config::{Config, LoadSettings};
 use crate::limits::IMAGE_LIST_MISTAKES_MAX;
 use crate::manage::{ImageList, LoadReport, LoadRequest, Loader, read_image_list};
 use crate::runtime::clock::monotonic_millis;
-use crate::store::FsStore;
+use crate::store::Stores;
 
 /// The interval of the looks whether the scan at start has ended.
 const SCAN_LOOK: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ impl Preload {
     /// The thread cannot be created.
     pub fn start(
         config: &Config,
-        store: Option<Arc<FsStore>>,
+        stores: Option<Stores>,
         loader: Loader,
         jobs: Arc<Jobs>,
     ) -> io::Result<Option<Self>> {
@@ -43,7 +43,7 @@ impl Preload {
         let settings = config.load_settings();
         let (stop, stopped) = bounded(0);
         let work = move || {
-            if !wait_for_scan(store.as_deref(), &stopped) {
+            if !wait_for_scan(stores.as_ref(), &stopped) {
                 return;
             }
             // A panic is a bug, and the cache serves.
@@ -56,10 +56,10 @@ impl Preload {
     }
 }
 
-/// Waits for the end of the scan at start, because the store may have no room before. Returns false if
+/// Waits for the end of the scans at start, because a store may have no room before. Returns false if
 /// the sender of `stopped` is dropped first.
-pub(super) fn wait_for_scan(store: Option<&FsStore>, stopped: &Receiver<()>) -> bool {
-    while store.is_some_and(|store| !store.is_scanned()) {
+pub(super) fn wait_for_scan(stores: Option<&Stores>, stopped: &Receiver<()>) -> bool {
+    while stores.is_some_and(|stores| !stores.are_scanned()) {
         if stopped.recv_timeout(SCAN_LOOK) == Err(RecvTimeoutError::Disconnected) {
             return false;
         }

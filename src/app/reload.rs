@@ -57,7 +57,7 @@ impl Parts<'_> {
             return tracing::error!(%error, "configuration not reloaded");
         }
         if let Some(prune) = self.prune {
-            prune.replace(new.prune.clone());
+            prune.replace(&new.prune);
         }
         log_settings(&new);
         for key in running.needs_restart(&new) {

@@ -13,7 +13,7 @@ use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, Workers};
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
-use crate::storage::{Maintenance, Scrub, Storage};
+use crate::storage::{Maintenance, Scrub, Storages};
 use crate::systemd::Notifier;
 
 /// Polling interval until all cores accept connections.
@@ -29,24 +29,28 @@ pub(super) fn notifier(systemd: &SystemdEnvironment) -> Notifier {
 }
 
 /// Opens the admin socket of a cache with a local store, and the listeners of the admin API.
-pub(super) fn open_admin(
-    config: &Config,
-    storage: &Storage,
-    cache: &Cache,
-    loader: &Loader,
-    health: &Health,
-    measured: MeasuredParts,
-    helper: &Helper,
-    jobs: &Arc<Jobs>,
-) -> Option<AdminSocket> {
+pub(super) fn open_admin(config: &Config, subjects: AdminSubjects, helper: &Helper) -> Option<AdminSocket> {
     let settings = AdminSettings {
         addr: config.admin_addr,
         tokens: config.admin_tokens_file.clone(),
         health_addr: config.health_addr,
         metrics_addr: config.metrics_addr,
     };
-    let subjects = AdminSubjects {
-        store: storage.local_store(),
+    admin::start(settings, subjects, helper)
+}
+
+/// Returns the parts of the process for the admin API.
+pub(super) fn admin_subjects(
+    config: &Config,
+    storages: &Storages,
+    cache: &Cache,
+    loader: &Loader,
+    health: &Health,
+    measured: MeasuredParts,
+    jobs: &Arc<Jobs>,
+) -> AdminSubjects {
+    AdminSubjects {
+        stores: storages.local_stores(),
         cache: cache.clone(),
         upstreams: cache.upstreams().clone(),
         lookup_counts: cache.lookup_counts().clone(),
@@ -58,11 +62,10 @@ pub(super) fn open_admin(
         load_settings: config.load_settings(),
         measured,
         jobs: jobs.clone(),
-    };
-    admin::start(settings, subjects, helper)
+    }
 }
 
-/// The threads of the local store. Their drop stops the threads in this order, the maintenance last.
+/// The threads of the local stores. Their drop stops the threads in this order, the maintenance last.
 pub(super) struct StoreThreads {
     _pin_repair: Option<PinRepair>,
     _scrub: Scrub,
@@ -77,14 +80,15 @@ impl StoreThreads {
     /// # Errors
     ///
     /// A thread cannot be created.
-    pub fn start(storage: &Storage, config: &Config, loader: &Loader) -> std::io::Result<Self> {
-        let repair = |store| PinRepair::start(&store, loader.clone(), config.load_settings());
-        let prune = |store| BackgroundPrune::start(store, config.prune.clone());
+    pub fn start(storages: &Storages, config: &Config, loader: &Loader) -> std::io::Result<Self> {
+        let stores = storages.local_stores();
+        let repair = |stores| PinRepair::start(stores, loader, &config.load_settings());
+        let prune = |stores| BackgroundPrune::start(stores, &config.prune);
         Ok(StoreThreads {
-            _pin_repair: storage.local_store().map(repair).transpose()?,
-            _maintenance: storage.start_maintenance()?,
-            _scrub: storage.start_scrub(config.scrub_interval, config.scrub_rate)?,
-            prune: storage.local_store().map(prune).transpose()?,
+            _pin_repair: stores.as_ref().map(repair).transpose()?,
+            _maintenance: storages.start_maintenance()?,
+            _scrub: storages.start_scrub(config.scrub_interval, config.scrub_rate)?,
+            prune: stores.as_ref().map(prune).transpose()?,
         })
     }
 }

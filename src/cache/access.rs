@@ -303,7 +303,8 @@ impl Shared {
             Target::Manifest(Reference::Digest(digest)) => Key::manifest(origin, digest),
             _ => return,
         };
-        self.storage.record_source(key, Source::from(origin), public);
+        let storage = self.storage(&origin.namespace);
+        storage.record_source(key, Source::from(origin), public);
     }
 }
 

@@ -85,13 +85,14 @@ impl Cache {
         caller: &Caller,
         priority: Priority,
     ) -> Result<u64, FetchError> {
+        let storage = self.0.storage(&origin.namespace);
         let mut attempts = Attempts::new();
         loop {
             attempts.begin()?;
             let mut remote = None;
             let is_looked_up = attempts.not.is_some() || !self.0.fills.has(&digest, origin);
             let found = match is_looked_up {
-                true => self.0.storage.find_blob(digest, attempts.within).await,
+                true => storage.find_blob(digest, attempts.within).await,
                 false => None,
             };
             if let Some(found) = found {
@@ -113,7 +114,7 @@ impl Cache {
                 }
             }
             // Otherwise each blob would cost a request in vain.
-            if !self.0.storage.is_writable() {
+            if !storage.is_writable() {
                 return Err(FetchError::NotStored);
             }
             let is_running = self.0.fills.has(&digest, origin);

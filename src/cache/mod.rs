@@ -47,7 +47,7 @@ use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::{Charge, MemoryBudget};
 use crate::runtime::pacer::SharedPace;
-use crate::storage::{Key, Storage};
+use crate::storage::{Key, Storage, Storages};
 use crate::sync::Mutex;
 use crate::upstream::{Purpose, RegistryStatus, Upstreams};
 
@@ -80,7 +80,7 @@ use tags::{Revalidating, TagTable};
 pub struct Cache(Arc<Shared>);
 
 struct Shared {
-    storage: Storage,
+    storages: Storages,
     upstreams: Upstreams,
     live: Live,
     helper: Helper,
@@ -104,8 +104,6 @@ struct Shared {
     memory: MemoryBudget,
     /// The memory that each registry uses.
     memory_shares: SharedLedger,
-    /// The disk space that the unfinished blobs of each registry use.
-    room_shares: SharedLedger,
     lookup_counts: LookupCounts,
     parties: Parties,
     prefetch: PrefetchOptions,
@@ -155,7 +153,7 @@ impl Memory {
 impl Cache {
     /// Creates the cache of a process with these options.
     pub fn new(
-        storage: Storage,
+        storages: Storages,
         upstreams: Upstreams,
         live: Live,
         helper: Helper,
@@ -163,9 +161,9 @@ impl Cache {
         memory: MemoryBudget,
         options: FetchOptions,
     ) -> Self {
-        let parties = storage.parties().clone();
+        let parties = storages.parties().clone();
         Cache(Arc::new(Shared {
-            storage,
+            storages,
             upstreams,
             live,
             helper,
@@ -185,7 +183,6 @@ impl Cache {
             slots: FetchSlots::new(options.descriptors),
             memory,
             memory_shares: SharedLedger::default(),
-            room_shares: SharedLedger::default(),
             lookup_counts: LookupCounts::default(),
             parties,
             prefetch: options.prefetch,
@@ -198,15 +195,15 @@ impl Cache {
         &self.0.upstreams
     }
 
-    /// Runs the heartbeats of the helper pool and the store in `health`.
+    /// Runs the heartbeats of the helper pool and the default store in `health`.
     pub fn run_heartbeats(&self, health: &Health) {
         self.0.helper.run_heartbeat(health.helper().clone(), || ());
-        self.0.storage.run_heartbeat(health);
+        self.0.storages.run_heartbeat(health);
     }
 
-    /// Returns whether the last lookup on the disk was answered in time.
+    /// Returns whether the last lookup in the default store was answered in time.
     pub fn is_store_answering(&self) -> bool {
-        self.0.storage.is_answering()
+        self.0.storages.is_answering()
     }
 
     /// Returns the status of each registry with recent requests, by name.
@@ -230,8 +227,8 @@ impl Cache {
         &self,
         also: BTreeSet<Namespace>,
     ) -> Result<Vec<RegistryContent>, FetchError> {
-        let storage = self.0.storage.clone();
-        let contents = blocking(move || storage.registry_contents(&also));
+        let storages = self.0.storages.clone();
+        let contents = blocking(move || storages.registry_contents(&also));
         let contents = self.0.helper.ask(contents).await;
         contents
             .and_then(|contents| contents)
@@ -245,21 +242,26 @@ impl Cache {
 
     /// Reports a use of content that a core holds in memory or open.
     pub fn report_use(&self, digest: DigestPrefix) {
-        self.0.storage.report_use(digest);
+        self.0.storages.report_use(digest);
     }
 
-    /// Returns the removals of the local store, if any.
+    /// Returns the removals of all local stores, if any.
     pub fn removals(&self) -> Option<Removals> {
-        self.0.storage.removals()
+        self.0.storages.removals()
     }
 
     /// Schedules the verification of a blob whose file could not be read to its end.
     pub fn verify_blob(&self, digest: Digest) {
-        self.0.storage.verify_file(Key::Blob(digest));
+        self.0.storages.verify_file(&Key::Blob(digest));
     }
 }
 
 impl Shared {
+    /// Returns the storage with the content of a registry.
+    fn storage(&self, namespace: &Namespace) -> &Storage {
+        self.storages.of(namespace)
+    }
+
     /// Returns the party that the fetches from a registry count for.
     fn party(&self, namespace: &Namespace) -> Party {
         self.parties.of(namespace)

@@ -220,7 +220,8 @@ async fn run(shared: Arc<Shared>, key: &ManifestKey, blobs: &[Digest]) {
 /// Fetches a blob, unless the blob is stored or a fill is in progress.
 async fn fetch(shared: &Arc<Shared>, key: &ManifestKey, digest: Digest) {
     let origin = &key.origin;
-    let is_held = shared.fills.has(&digest, origin) || shared.storage.has_blob(&digest).await;
+    let is_held =
+        shared.fills.has(&digest, origin) || shared.storage(&origin.namespace).has_blob(&digest).await;
     if is_held
         || !shared.may_prefetch(origin)
         || !shared.has_spare_slot(Class::Blob, &origin.namespace, Priority::Prefetch)
@@ -246,7 +247,7 @@ impl Shared {
             repository,
         } = origin;
         let spare = self.upstreams.spare_budget(namespace, BUDGET_RESERVE_PERCENT);
-        self.storage.is_writable()
+        self.storage(namespace).is_writable()
             && !self.upstreams.is_suspended(namespace, repository)
             && spare.is_none_or(|spare| spare > 0)
     }

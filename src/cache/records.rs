@@ -200,7 +200,7 @@ impl Shared {
         if !self.policy.cache_tags || !caller.speaks_for_others() {
             return None;
         }
-        let record = self.storage.record(origin, &name).await?;
+        let record = self.storage(&origin.namespace).record(origin, &name).await?;
         (record.public || caller.is_operator()).then_some(record)
     }
 
@@ -214,7 +214,8 @@ impl Shared {
                     .listing_repositories
                     .has_listed_since(&repository, record.checked_at_ms)
         };
-        self.storage.write_records(origin, changes, is_outdated).await;
+        let storage = self.storage(&origin.namespace);
+        storage.write_records(origin, changes, is_outdated).await;
     }
 }
 

@@ -11,7 +11,7 @@ use super::target::Failure;
 use crate::config::{S3Settings, StorageConfig, StoreBounds};
 use crate::manage::{PlannedRemoval, RemovalReport};
 use crate::runtime::helper::Helper;
-use crate::store::{BucketListing, FsStore, LISTED_PER_REQUEST, S3Store};
+use crate::store::{BucketListing, FsStore, LISTED_PER_REQUEST, S3Store, Stores};
 
 /// Printed errors. An unavailable bucket has an error for each object.
 const ERRORS_SHOWN_MAX: usize = 20;
@@ -99,10 +99,10 @@ impl BucketCopy {
     }
 
     /// Opens the copy as a store.
-    pub fn store(&self) -> Result<FsStore, Failure> {
+    pub fn store(&self) -> Result<Stores, Failure> {
         let store = FsStore::open_existing(StoreBounds::default(), self.dir.path()).map_err(Failure::of)?;
         store.scan_only();
-        Ok(store)
+        Ok(Stores::alone(store))
     }
 
     /// Returns the content of a removal, with the sizes of the objects in the bucket.

@@ -38,14 +38,14 @@ pub(super) fn run(args: &ExplainArgs, flags: Layer, environment: Environment<'_>
     };
     let explained = Target::open(flags.clone(), environment).and_then(|target| match target {
         Target::Running(cache) => cache.explain(&name, args.user.as_deref()).map_err(Failure::of),
-        Target::Directory(store) => {
+        Target::Directory(stores) => {
             let config = config::resolve(flags, environment).map_err(Failure::of)?;
             let settings = PullSettings {
                 registries: &config.registries,
                 tag_policy: &TagPolicy::of(&config),
                 has_client_auth: config.client_auth.is_some(),
             };
-            explain_stored(&store, settings, None, name.clone(), args.user.as_deref()).map_err(Failure::of)
+            explain_stored(&stores, settings, None, name.clone(), args.user.as_deref()).map_err(Failure::of)
         }
     });
     ended(explained.map(|explanation| match format {

@@ -10,7 +10,7 @@ use clap::Args;
 use super::progress::{ProgressLine, counts_text};
 use super::target::{Failure, ended, resolve, root};
 use super::{EXIT_NOT_FOUND, say};
-use crate::config::{BYTES_EXPECTED, Config, Environment, Layer, Setting, parse_bytes};
+use crate::config::{BYTES_EXPECTED, Config, Environment, Layer, Setting, StoreDirs, parse_bytes};
 use crate::limits::VOLUME_BYTES_MIN;
 use crate::manage::format::BundleContents;
 use crate::manage::{
@@ -82,7 +82,8 @@ fn export(args: &ExportArgs, flags: Layer, environment: Environment<'_>) -> Resu
         destination: args.destination()?,
     };
     let root = root(&config)?;
-    let store = StoreReader::open(root).map_err(|error| {
+    let dirs = StoreDirs::of(&config.registries);
+    let store = StoreReader::open_all(root, dirs).map_err(|error| {
         Failure::of(format!(
             "cannot read the store in {}: {error}; set FS_ROOT (--fs-root) to the directory of a cache",
             root.display()

@@ -10,7 +10,7 @@ use super::output::{Output, OutputArgs};
 use super::progress::ProgressArgs;
 use super::target::ended;
 use super::{EXIT_MISUSE, fail};
-use crate::config::{self, Environment, ImageFilter, Layer};
+use crate::config::{self, Environment, ImageFilter, Layer, StoreDirs};
 use crate::manage::{self, Image, TableColumns, TableStyle};
 use crate::store::StoreReader;
 
@@ -34,7 +34,7 @@ pub(super) struct ListArgs {
     progress: ProgressArgs,
 }
 
-/// Lists the images in the directory of the store, beside a running cache or without one, or in the
+/// Lists the images in the directories of the stores, beside a running cache or without one, or in the
 /// bucket.
 pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
     let misuse = ExitCode::from(EXIT_MISUSE);
@@ -53,7 +53,12 @@ pub(super) fn run(args: &ListArgs, flags: Layer, environment: Environment<'_>) -
     let directory = config.storage.root().map(|(root, _)| root);
     let root = copy.as_ref().map(BucketCopy::root).or(directory);
     let root = root.expect("a store is a directory or a bucket");
-    let store = match StoreReader::open(root) {
+    let dirs = match copy {
+        // The bucket has the content of all registries.
+        Some(_) => StoreDirs::default(),
+        None => StoreDirs::of(&config.registries),
+    };
+    let store = match StoreReader::open_all(root, dirs) {
         Ok(store) => store,
         Err(error) => {
             let error = format!(

@@ -8,12 +8,12 @@ use serde_json::json;
 use super::load::{load_images, outcome, print_report};
 use super::output::{Output, OutputArgs};
 use super::progress::{ProgressArgs, ProgressLine};
-use super::target::{Failure, Target, ended, resolve, root};
+use super::target::{Failure, Target, ended, reader, resolve};
 use super::{EXIT_NOT_FOUND, say, say_json};
 use crate::config::{Environment, Layer, Setting};
 use crate::manage::{LoadRequest, images_of_pin};
 use crate::oci::Platforms;
-use crate::store::{Pin, StoreReader};
+use crate::store::Pin;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct PinArgs {
@@ -75,7 +75,7 @@ fn add(image: &str, args: &PinArgs, flags: Layer, environment: Environment<'_>) 
     if !args.fetch {
         return Ok(());
     }
-    let images = images_of_pin(&StoreReader::open(root(&config)?).map_err(Failure::of)?, &pin);
+    let images = images_of_pin(&reader(&config)?, &pin);
     let tags_of: Vec<String> = pin
         .repository_of_tags()
         .map(|_| pin.as_str().to_owned())
@@ -126,7 +126,7 @@ fn remove(image: &str, flags: Layer, environment: Environment<'_>) -> Result<(),
 fn print(target: &Target, format: Output) -> Result<(), Failure> {
     let pins = match target {
         Target::Running(cache) => cache.pins().map_err(Failure::of)?,
-        Target::Directory(store) => store.pinned().iter().map(Pin::to_string).collect(),
+        Target::Directory(stores) => stores.pinned().iter().map(Pin::to_string).collect(),
     };
     match format {
         Output::Json => say_json(&pins),
@@ -138,9 +138,9 @@ fn print(target: &Target, format: Output) -> Result<(), Failure> {
 fn change(target: &Target, pin: &Pin, is_added: bool) -> Result<bool, Failure> {
     match target {
         Target::Running(cache) => cache.change_pin(pin, is_added).map_err(Failure::of),
-        Target::Directory(store) => match is_added {
-            true => store.pin(pin.clone()),
-            false => store.unpin(pin),
+        Target::Directory(stores) => match is_added {
+            true => stores.pin(pin),
+            false => stores.unpin(pin),
         }
         .map_err(Failure::of),
     }

@@ -10,7 +10,7 @@ use clap::Args;
 use super::output::{Output, OutputArgs};
 use super::say_json;
 use super::target::{Failure, ended, resolve, root};
-use crate::config::{Config, Environment, Layer, Setting};
+use crate::config::{Config, Environment, Layer, Setting, StoreDirs};
 use crate::manage::{
     AirGapSettings, ImageList, ImageReadiness, LoadRequest, ProblemKind, ReadinessProblem, aligned,
     check_readiness, read_image_list,
@@ -36,11 +36,12 @@ fn check(args: &ReadyArgs, flags: Layer, environment: Environment<'_>) -> Result
     let is_list_given = flags.text(Setting::ImageFile).is_some();
     let config = resolve(flags, environment)?;
     let list = args.images(&config, is_list_given)?;
-    let reader = StoreReader::open(root(&config)?).map_err(|error| {
-        Failure::of(format!(
-            "cannot read the store: {error}; set FS_ROOT to the directory of a cache"
-        ))
-    })?;
+    let reader =
+        StoreReader::open_all(root(&config)?, StoreDirs::of(&config.registries)).map_err(|error| {
+            Failure::of(format!(
+                "cannot read the store: {error}; set FS_ROOT to the directory of a cache"
+            ))
+        })?;
     let mut images = Vec::new();
     if !list.images.is_empty() {
         let request = LoadRequest {

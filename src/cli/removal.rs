@@ -17,7 +17,7 @@ use crate::config::{self, Environment, Layer};
 use crate::local_time::unix_seconds_of_local;
 use crate::manage::{self, PlannedRemoval, PruneRequest, RemovalReport};
 use crate::oci::ImageName;
-use crate::store::FsStore;
+use crate::store::Stores;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct PurgeArgs {
@@ -82,7 +82,7 @@ enum Plan {
 enum Place {
     Target(Target),
     /// The bucket, and the copy of its metadata.
-    Bucket(BucketCopy, Box<FsStore>),
+    Bucket(BucketCopy, Stores),
 }
 
 pub(super) fn purge(args: &PurgeArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
@@ -240,7 +240,7 @@ impl Place {
         match BucketCopy::of(&config.storage, how.bucket, how.progress)? {
             Some(copy) => {
                 let store = copy.store()?;
-                Ok(Place::Bucket(copy, Box::new(store)))
+                Ok(Place::Bucket(copy, store))
             }
             None => Target::open(flags, environment).map(Place::Target),
         }

@@ -11,7 +11,6 @@ use super::{say, say_json};
 use crate::config::{Environment, Layer};
 use crate::local_time::local_date_time;
 use crate::manage::{AirGapSettings, MissingImage, report_missing};
-use crate::store::StoreReader;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct ReportArgs {
@@ -44,8 +43,8 @@ fn missing(args: MissingArgs, flags: Layer, environment: Environment<'_>) -> Res
     let target = Target::open_unchanged(flags, environment)?;
     let missing = match &target {
         Target::Running(cache) => cache.missing().map_err(Failure::of)?,
-        Target::Directory(store) => {
-            let reader = StoreReader::open(store.root()).map_err(Failure::of)?;
+        Target::Directory(stores) => {
+            let reader = stores.reader().map_err(Failure::of)?;
             let air_gap = AirGapSettings {
                 registries: &config.registries,
                 caches_tags: config.cache_tag_manifests,
@@ -57,7 +56,10 @@ fn missing(args: MissingArgs, flags: Layer, environment: Environment<'_>) -> Res
     if args.clear {
         match &target {
             Target::Running(cache) => cache.clear_missing().map_err(Failure::of)?,
-            Target::Directory(store) => store.write_missing(Vec::new()).map_err(Failure::of)?,
+            Target::Directory(stores) => {
+                let written = stores.default_store().write_missing(Vec::new());
+                written.map_err(Failure::of)?;
+            }
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::output::{Output, OutputArgs};
 use super::target::{Failure, Target, ended};
 use super::{say, say_json};
 use crate::config::{Environment, Layer};
-use crate::store::StoreStats;
+use crate::store::{StoreStats, StoresStats};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(super) struct StatsArgs {
@@ -17,7 +17,7 @@ pub(super) struct StatsArgs {
     output: OutputArgs,
 }
 
-/// Prints the state of the store.
+/// Prints the state of each store.
 pub(super) fn run(args: StatsArgs, flags: Layer, environment: Environment<'_>) -> ExitCode {
     ended(print(args.output, flags, environment))
 }
@@ -26,7 +26,7 @@ fn print(output: OutputArgs, flags: Layer, environment: Environment<'_>) -> Resu
     let format = output.format_without_names()?;
     let stats = match Target::open(flags, environment)? {
         Target::Running(cache) => cache.stats().map_err(Failure::of)?,
-        Target::Directory(store) => store.stats(),
+        Target::Directory(stores) => stores.stats(),
     };
     match format {
         Output::Json => say_json(&stats),
@@ -35,7 +35,18 @@ fn print(output: OutputArgs, flags: Layer, environment: Environment<'_>) -> Resu
     Ok(())
 }
 
-fn text(stats: &StoreStats) -> String {
+fn text(stats: &StoresStats) -> String {
+    let mut text = text_of(&stats.default);
+    for store in &stats.registry_stores {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "\n{:<22} {}", "directory", store.directory);
+        let _ = writeln!(text, "{:<22} {}", "registries", store.registries.join(", "));
+        text += &text_of(&store.stats);
+    }
+    text
+}
+
+fn text_of(stats: &StoreStats) -> String {
     let value = serde_json::to_value(stats).expect("the state is numbers");
     let members = value.as_object().into_iter().flatten();
     members.fold(String::new(), |mut text, (name, value)| {

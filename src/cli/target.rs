@@ -1,4 +1,4 @@
-//! The store that a command changes: of a running cache through its admin socket, or a directory
+//! The stores that a command changes: of a running cache through its admin socket, or a directory
 //! without a cache.
 
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use super::{EXIT_MISUSE, EXIT_REFUSED, fail};
 use crate::admin::AdminClient;
-use crate::config::{self, Config, Environment, Layer};
-use crate::store::{FsStore, OpenError};
+use crate::config::{self, Config, Environment, Layer, StoreDirs};
+use crate::store::{FsStore, OpenError, StoreReader, Stores};
 
 /// An error of the command, with the exit code.
 pub(super) struct Failure {
@@ -15,21 +15,21 @@ pub(super) struct Failure {
     pub code: ExitCode,
 }
 
-/// The store of a running cache, or a store without a cache.
+/// The stores of a running cache, or stores without a cache.
 pub(super) enum Target {
     Running(AdminClient),
-    Directory(Box<FsStore>),
+    Directory(Stores),
 }
 
 impl Target {
-    /// Finds the running cache, or opens and scans the directory. The scan removes damaged entries.
+    /// Finds the running cache, or opens and scans the directories. The scan removes damaged entries.
     pub fn open(flags: Layer, environment: Environment<'_>) -> Result<Self, Failure> {
         Self::open_with(flags, environment, |store| {
             store.scan();
         })
     }
 
-    /// Finds the running cache, or opens and scans the directory. The scan removes nothing.
+    /// Finds the running cache, or opens and scans the directories. The scan removes nothing.
     pub fn open_unchanged(flags: Layer, environment: Environment<'_>) -> Result<Self, Failure> {
         Self::open_with(flags, environment, |store| {
             store.scan_only();
@@ -39,19 +39,20 @@ impl Target {
     fn open_with(
         flags: Layer,
         environment: Environment<'_>,
-        scan: impl FnOnce(&FsStore),
+        scan: impl Fn(&FsStore),
     ) -> Result<Self, Failure> {
         let config = resolve(flags, environment)?;
         let root = root(&config)?;
         if let Some(cache) = AdminClient::of_running(root).map_err(Failure::of)? {
             return Ok(Target::Running(cache));
         }
-        match FsStore::open_existing(config.store_bounds(), root) {
-            Ok(store) => {
-                scan(&store);
-                Ok(Target::Directory(Box::new(store)))
+        let dirs = StoreDirs::of(&config.registries);
+        match Stores::open_existing(config.store_bounds(), root, dirs) {
+            Ok(stores) => {
+                stores.iter().for_each(|store| scan(store));
+                Ok(Target::Directory(stores))
             }
-            Err(error @ OpenError::InUse(_)) => Err(Failure::in_use(&error)),
+            Err(error) if error.is_in_use() => Err(Failure::in_use(&error)),
             Err(error) => Err(Failure::of(error)),
         }
     }
@@ -70,7 +71,16 @@ pub(super) fn resolve(flags: Layer, environment: Environment<'_>) -> Result<Conf
     config::resolve(flags, environment).map_err(Failure::misuse)
 }
 
-/// Returns the directory of the store.
+/// Opens the directories of `config` for reading.
+///
+/// # Errors
+///
+/// The default store cannot be read.
+pub(super) fn reader(config: &Config) -> Result<StoreReader, Failure> {
+    StoreReader::open_all(root(config)?, StoreDirs::of(&config.registries)).map_err(Failure::of)
+}
+
+/// Returns the directory of the default store.
 pub(super) fn root(config: &Config) -> Result<&Path, Failure> {
     let root = config.storage.root().map(|(root, _)| root);
     root.ok_or_else(|| {

@@ -14,7 +14,7 @@ use super::{EXIT_NOT_FOUND, say_json};
 use crate::admin::{AdminClient, JobReport};
 use crate::config::{BYTES_EXPECTED, Environment, Layer, parse_bytes};
 use crate::manage::{VerifyProgress, VerifyReport, VerifyRequest, VerifyRule, plan_verify};
-use crate::store::FsStore;
+use crate::store::Stores;
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct VerifyArgs {
@@ -48,7 +48,7 @@ fn verify(args: &VerifyArgs, flags: Layer, environment: Environment<'_>) -> Resu
     let mut line = ProgressLine::of(args.progress);
     let report = match &target {
         Target::Running(cache) => by_cache(cache, &request, &mut line),
-        Target::Directory(store) => by_this_process(store, &rule, &mut line),
+        Target::Directory(stores) => by_this_process(stores, &rule, &mut line),
     };
     line.clear();
     let report = report?;
@@ -88,16 +88,16 @@ fn by_cache(
 
 /// Verifies the store on a thread of this process.
 fn by_this_process(
-    store: &FsStore,
+    stores: &Stores,
     rule: &VerifyRule,
     line: &mut ProgressLine,
 ) -> Result<VerifyReport, Failure> {
-    let plan = plan_verify(store, rule).map_err(Failure::of)?;
+    let plan = plan_verify(stores, rule).map_err(Failure::of)?;
     let progress = VerifyProgress::default();
     let (_not_stopped, stopped) = bounded(0);
     line.show_progress_while(
         || Progress::of(plan.counts(&progress)),
-        || plan.run(store, &progress, stopped),
+        || plan.run(stores, &progress, stopped),
     )
 }
 
@@ -107,7 +107,7 @@ fn print(report: &VerifyReport, format: Output) {
         Output::Name => report
             .damaged
             .iter()
-            .map(|damaged| damaged.object.clone() + "\n")
+            .map(|damaged| path_of(damaged.directory.as_deref(), &damaged.object) + "\n")
             .collect(),
         Output::Table | Output::Wide => text(report),
     };
@@ -115,18 +115,28 @@ fn print(report: &VerifyReport, format: Output) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
+/// Returns the path of an object: below the default store, or with the directory of another store.
+fn path_of(directory: Option<&str>, object: &str) -> String {
+    match directory {
+        Some(directory) => format!("{directory}/{object}"),
+        None => object.to_owned(),
+    }
+}
+
 fn text(report: &VerifyReport) -> String {
     let mut text = String::new();
     for object in &report.damaged {
         let state = if object.removed { "removed" } else { "not removed" };
-        text += &format!("{} damaged, {state}: {}", object.object, object.reason);
+        let path = path_of(object.directory.as_deref(), &object.object);
+        text += &format!("{path} damaged, {state}: {}", object.reason);
         if !object.images.is_empty() {
             text += &format!("; images: {}", object.images.join(", "));
         }
         text.push('\n');
     }
     for object in &report.unreadable {
-        text += &format!("{} unreadable: {}\n", object.object, object.reason);
+        let path = path_of(object.directory.as_deref(), &object.object);
+        text += &format!("{path} unreadable: {}\n", object.reason);
     }
     text += &format!(
         "{} images, {} objects, {:.1} MB verified; {} damaged, {} removed, {} unreadable\n",

@@ -26,10 +26,10 @@ pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration, parse_go_dur
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
     DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, IoDriver, KernelTls,
-    ListenAddr, LoadSettings, Mirror, Named, Pem, Prefetch, Proxy, ProxyEnvironment, ProxyUrl,
+    ListenAddr, LoadSettings, Mirror, Named, Overlap, Pem, Prefetch, Proxy, ProxyEnvironment, ProxyUrl,
     PruneRuleConfig, Registries, RegistryConfig, RegistryName, RegistrySettings, RootChoice, S3Settings,
     SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds,
-    SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, VerifyOnOpen,
+    StoreDirs, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, VerifyOnOpen,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;

@@ -264,6 +264,10 @@ impl Page {
             let text = size.value.map_or_else(|| "auto".to_owned(), SizeBound::shown);
             self.value(depth, "cache_max_size", &text, &self.at(size.line));
         }
+        if let Some(dir) = &partial.cache_dir {
+            let text = quoted(&dir.value.display().to_string());
+            self.value(depth, "cache_dir", &text, &self.at(dir.line));
+        }
     }
 
     fn choice<T>(

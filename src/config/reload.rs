@@ -1,7 +1,7 @@
 //! The settings that a reload cannot apply.
 
-use super::Config;
 use super::options::Reload;
+use super::{Config, StoreDirs};
 
 impl Config {
     /// Returns the keys whose values differ in `new` and are read at start only. A reload applies
@@ -14,7 +14,7 @@ impl Config {
             tls,
             storage,
             systemd: _,
-            registries: _,
+            registries,
             proxies,
             client_auth: _,
             prune: _,
@@ -30,6 +30,10 @@ impl Config {
             ("fs_root", root(self) != root(new)),
             ("s3", storage.s3() != new.storage.s3()),
             ("spool_dir", storage.spool() != new.storage.spool()),
+            (
+                "registries.cache_dir",
+                StoreDirs::of(registries) != StoreDirs::of(&new.registries),
+            ),
             ("the proxies of the environment", *proxies != new.proxies),
         ];
         let parts = parts.into_iter().filter(|(_, changed)| *changed);
@@ -53,5 +57,27 @@ mod tests {
         let new = Machine::with_file(text).config();
         assert_eq!(old.needs_restart(&new), ["tag_ttl"]);
         assert_eq!(old.needs_restart(&old), [""; 0]);
+    }
+    #[test]
+    fn changed_directory_of_a_registry_needs_a_restart() {
+        let config = |registries: &str| Machine::with_file(&format!("registries: {registries}\n")).config();
+        let old = config("{a: {cache_dir: /disk/a}, b: }");
+        for same in [
+            "{b: , a: {cache_dir: /disk/a/}}",
+            "{a: {cache_dir: /disk/a}, b: , c: }",
+        ] {
+            assert_eq!(old.needs_restart(&config(same)), [""; 0], "{same}");
+        }
+        for other in [
+            "{a: {cache_dir: /disk/b}, b: }",
+            "{a: , b: }",
+            "{a: {cache_dir: /disk/a}, b: {cache_dir: /disk/a}}",
+        ] {
+            assert_eq!(
+                old.needs_restart(&config(other)),
+                ["registries.cache_dir"],
+                "{other}"
+            );
+        }
     }
 }

@@ -114,6 +114,7 @@ registries:
     platforms: [linux/amd64, linux/arm/v7]
     max_concurrency: 8
     cache_max_size: 500m
+    cache_dir: /disk/registry
   - name: "*.lan"
     follow_redirects: false
 "#;
@@ -197,6 +198,7 @@ fn every_key_of_a_complete_file_is_read() {
             platforms: vec!["linux/amd64".into(), "linux/arm/v7".into()],
             max_concurrency: NonZeroUsize::new(8),
             cache_max_size: Some(SizeBound::Bytes(500 << 20)),
+            cache_dir: Some("/disk/registry".into()),
         },
     };
     let second = RegistryConfig {
@@ -219,7 +221,7 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     (
         "oci-proxy.yaml",
         include_str!("../../tests/fixtures/config/oci-proxy.yaml"),
-        &["base_url", "cache_dir", "whitelist_mode"],
+        &["base_url", "whitelist_mode"],
     ),
     (
         "ociregistry-registries.yaml",

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::images::{BlobSizes, INDEX_DEPTH_MAX, RepositoryImages};
 use super::page::list_page_by_name;
 use super::{ImageQuery, ListedImage};
-use crate::oci::{Digest, ImageName, ManifestLinks, Reference};
-use crate::store::{FsStore, StoreReader, StoredBlob, StoredRepository};
+use crate::oci::{Descriptor, Digest, ImageName, ManifestLinks, Namespace, Reference};
+use crate::store::{Pins, StoreReader, StoredBlob, StoredRepository, Stores};
 
 /// The images that a tag can name: a tag has a pointer for each class of clients.
 const IMAGES_OF_A_TAG_MAX: usize = 16;
@@ -51,7 +51,7 @@ pub struct BlobDetails {
 #[serde(rename_all = "camelCase")]
 pub struct BlobUses {
     pub digest: String,
-    /// Bytes on the disk.
+    /// Bytes on the disks.
     pub bytes: u64,
     /// Seconds since 1970.
     pub created: u64,
@@ -61,7 +61,7 @@ pub struct BlobUses {
 }
 
 /// Returns the images with the tag or the digest of `name`. Blocks.
-pub fn show_images(store: &FsStore, reader: &StoreReader, name: &ImageName) -> Vec<ImageDetails> {
+pub fn show_images(pins: &Pins, reader: &StoreReader, name: &ImageName) -> Vec<ImageDetails> {
     let query = ImageQuery {
         registry: Some(name.origin.namespace.clone()),
         repository: Some(name.origin.repository.clone()),
@@ -76,7 +76,7 @@ pub fn show_images(store: &FsStore, reader: &StoreReader, name: &ImageName) -> V
         limit: IMAGES_OF_A_TAG_MAX,
         ..ImageQuery::default()
     };
-    let listed = list_page_by_name(reader, &store.pinned(), &query, || true).images;
+    let listed = list_page_by_name(reader, pins, &query, || true).images;
     let details = listed.into_iter().map(|image| ImageDetails {
         manifests: manifests(reader, name, &image.image.digest),
         image,
@@ -85,13 +85,14 @@ pub fn show_images(store: &FsStore, reader: &StoreReader, name: &ImageName) -> V
 }
 
 /// Returns the manifest `digest` of a repository, and below an index all its manifests.
-fn manifests(reader: &StoreReader, name: &ImageName, digest: &str) -> Vec<ManifestDetails> {
+fn manifests<'a>(reader: &'a StoreReader, name: &'a ImageName, digest: &str) -> Vec<ManifestDetails> {
     let repository = StoredRepository {
         origin: name.origin.clone(),
         tags: Vec::new(),
         manifests: Vec::new(),
     };
     let mut walk = Walk {
+        namespace: &name.origin.namespace,
         repository: RepositoryImages::new(reader, repository),
         reader,
         sizes: BlobSizes::default(),
@@ -104,6 +105,7 @@ fn manifests(reader: &StoreReader, name: &ImageName, digest: &str) -> Vec<Manife
 }
 
 struct Walk<'a> {
+    namespace: &'a Namespace,
     repository: RepositoryImages<'a>,
     reader: &'a StoreReader,
     sizes: BlobSizes,
@@ -127,10 +129,11 @@ impl Walk<'_> {
         match manifest.as_ref().and_then(|manifest| manifest.links.as_ref()) {
             None => {}
             Some(ManifestLinks::Image(descriptors)) => {
-                let blobs = descriptors.iter().map(|descriptor| BlobDetails {
-                    digest: descriptor.digest.to_string(),
-                    size: descriptor.size,
-                    stored: self.sizes.of(self.reader, &descriptor.digest).is_some(),
+                let (reader, namespace) = (self.reader, self.namespace);
+                let blobs = descriptors.iter().map(|Descriptor { digest, size }| BlobDetails {
+                    digest: digest.to_string(),
+                    size: *size,
+                    stored: self.sizes.of(reader, namespace, digest).is_some(),
                 });
                 self.found[place].blobs = blobs.collect();
             }
@@ -143,14 +146,31 @@ impl Walk<'_> {
     }
 }
 
-/// Returns a stored blob. `None` if the blob is not stored, or the scan has not found it yet.
-pub fn show_blob(store: &FsStore, digest: &Digest) -> Option<BlobUses> {
-    let StoredBlob { facts, images } = store.stored_blob(digest, IMAGES_OF_A_BLOB_MAX)?;
-    Some(BlobUses {
-        digest: digest.to_string(),
-        bytes: facts.bytes,
-        created: facts.stored.unix_seconds(),
-        used: facts.used.unix_seconds(),
-        images,
-    })
+/// Returns a stored blob, with the copies of all stores. `None` if the blob is not stored, or the scan
+/// has not found it yet.
+pub fn show_blob(stores: &Stores, digest: &Digest) -> Option<BlobUses> {
+    let mut uses: Option<BlobUses> = None;
+    for store in stores.iter() {
+        let Some(StoredBlob { facts, images }) = store.stored_blob(digest, IMAGES_OF_A_BLOB_MAX) else {
+            continue;
+        };
+        let (created, used) = (facts.stored.unix_seconds(), facts.used.unix_seconds());
+        let known = uses.get_or_insert_with(|| BlobUses {
+            digest: digest.to_string(),
+            bytes: 0,
+            created,
+            used,
+            images: Vec::new(),
+        });
+        known.bytes += facts.bytes;
+        known.created = known.created.min(created);
+        known.used = known.used.max(used);
+        known.images.extend(images);
+    }
+    if let Some(uses) = &mut uses {
+        uses.images.sort_unstable();
+        uses.images.dedup();
+        uses.images.truncate(IMAGES_OF_A_BLOB_MAX);
+    }
+    uses
 }

@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use serde::Serialize;
 
-use crate::oci::{Descriptor, Digest, ManifestLinks, Origin};
+use crate::oci::{Descriptor, Digest, ManifestLinks, Namespace, Origin};
 use crate::store::{Meta, StoreReader, StoredManifest, StoredRepository};
 
 /// Levels of indexes below an index. The specification allows any depth, and clients read one.
@@ -108,13 +108,15 @@ pub(super) fn name_of(origin: &Origin) -> String {
     format!("{}/{}", origin.namespace.as_str(), origin.repository)
 }
 
-/// The sizes of blobs, looked up once per listing. `None` for a blob that is not stored.
+/// The sizes of blobs by the places of their stores, looked up once per listing. `None` for a blob that is not stored.
 #[derive(Default)]
-pub(super) struct BlobSizes(HashMap<Digest, Option<u64>>);
+pub(super) struct BlobSizes(HashMap<(Option<usize>, Digest), Option<u64>>);
 
 impl BlobSizes {
-    pub fn of(&mut self, store: &StoreReader, digest: &Digest) -> Option<u64> {
-        *self.0.entry(*digest).or_insert_with(|| store.blob_size(digest))
+    pub fn of(&mut self, store: &StoreReader, namespace: &Namespace, digest: &Digest) -> Option<u64> {
+        let key = (store.place_of(namespace), *digest);
+        let size = || store.blob_size(namespace, digest);
+        *self.0.entry(key).or_insert_with(size)
     }
 }
 
@@ -267,7 +269,8 @@ impl Counter<'_, '_> {
         if !self.counted.insert(*digest) {
             return;
         }
-        match self.blobs.of(self.repository.store, digest) {
+        let (store, origin) = (self.repository.store, &self.repository.repository.origin);
+        match self.blobs.of(store, &origin.namespace, digest) {
             Some(size) => {
                 self.image.blobs += 1;
                 self.image.size += size;

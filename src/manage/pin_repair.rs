@@ -1,9 +1,8 @@
-//! Fetches damaged content of pinned images again, on a thread of its own. Other damaged content is
+//! Fetches damaged content of pinned images again, on a thread for each store. Other damaged content is
 //! fetched by the next client.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -11,20 +10,36 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use super::{LoadProgress, LoadRule, Loader, WantedImage};
 use crate::config::LoadSettings;
 use crate::limits::LOAD_CONCURRENCY_DEFAULT;
-use crate::store::{DamagedPin, FsStore};
+use crate::store::{DamagedPin, FsStore, Stores};
 
-/// The running thread. The drop ends a fetch in progress.
+/// The running threads. The drop ends a fetch in progress.
 pub struct PinRepair {
+    _threads: Vec<RepairThread>,
+}
+
+/// The thread of one store.
+struct RepairThread {
     _stop: Sender<()>,
 }
 
 impl PinRepair {
-    /// Starts the thread.
+    /// Starts a thread for each store.
     ///
     /// # Errors
     ///
-    /// The thread cannot be created.
-    pub fn start(store: &Arc<FsStore>, loader: Loader, settings: LoadSettings) -> io::Result<Self> {
+    /// A thread cannot be created.
+    pub fn start(stores: &Stores, loader: &Loader, settings: &LoadSettings) -> io::Result<Self> {
+        let threads = stores
+            .iter()
+            .map(|store| RepairThread::start(store, loader.clone(), settings.clone()));
+        Ok(PinRepair {
+            _threads: threads.collect::<io::Result<_>>()?,
+        })
+    }
+}
+
+impl RepairThread {
+    fn start(store: &FsStore, loader: Loader, settings: LoadSettings) -> io::Result<Self> {
         let damaged = store.watch_damaged_pins();
         let (stop, stopped) = bounded(0);
         let work = move || {
@@ -50,7 +65,7 @@ impl PinRepair {
             }
         };
         thread::Builder::new().name("pin-repair".into()).spawn(work)?;
-        Ok(PinRepair { _stop: stop })
+        Ok(RepairThread { _stop: stop })
     }
 }
 

@@ -293,7 +293,7 @@ impl Check<'_> {
 
     /// Checks a blob of `size` bytes by the manifest.
     fn blob(&mut self, digest: &Digest, size: Option<u64>) {
-        let meta = match self.reader.blob(digest) {
+        let meta = match self.reader.blob(&self.origin.namespace, digest) {
             Ok(Some(meta)) => meta,
             Ok(None) => return self.add(ProblemKind::MissingLayer, format!("missing layer {digest}")),
             Err(error) => return self.add(ProblemKind::Damaged, format!("layer {digest}: {error}")),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ImageFilter, PruneRuleConfig};
 use crate::events::{self, Event};
 use crate::oci::{ImageName, Reference};
-use crate::store::{FsStore, IndexedImage, Minute, ObjectName, RemovalLimits, RemovalPlan, Removed};
+use crate::store::{IndexedImage, Minute, ObjectName, RemovalLimits, RemovalPlan, Removed, Stores};
 
 /// The images that a prune removes. A rule without conditions selects every image.
 #[derive(Debug, Default)]
@@ -29,7 +29,8 @@ pub struct PruneRule {
 pub struct PlannedRemoval {
     /// The references of the selected images.
     images: Arc<[String]>,
-    plan: RemovalPlan,
+    /// A plan for each store, in the order of the stores.
+    plans: Vec<RemovalPlan>,
 }
 
 /// The content of a removal, planned or applied.
@@ -62,8 +63,8 @@ pub enum PlanError {
 /// # Errors
 ///
 /// The scan of the store has not ended, or a pin holds an image.
-pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, PlanError> {
-    let (planned, pinned) = plan(store, RemovalLimits::default(), |images| {
+pub fn plan_purge(stores: &Stores, name: &ImageName) -> Result<PlannedRemoval, PlanError> {
+    let (planned, pinned) = plan(stores, RemovalLimits::default(), |images| {
         images.retain(|image| *image.origin == name.origin);
         match &name.reference {
             None => {}
@@ -80,14 +81,15 @@ pub fn plan_purge(store: &FsStore, name: &ImageName) -> Result<PlannedRemoval, P
     }
 }
 
-/// Plans the removal of the images that `rule` selects and no pin holds.
+/// Plans the removal of the images that `rule` selects and no pin holds. The limits of `rule` are those of
+/// each store.
 ///
 /// # Errors
 ///
 /// The scan of the store has not ended.
-pub fn plan_prune(store: &FsStore, rule: &PruneRule) -> Result<PlannedRemoval, PlanError> {
+pub fn plan_prune(stores: &Stores, rule: &PruneRule) -> Result<PlannedRemoval, PlanError> {
     let now = Minute::now();
-    let (planned, _pinned) = plan(store, rule.limits, |images| {
+    let (planned, _pinned) = plan(stores, rule.limits, |images| {
         let newest = newest(images, rule.keep_newest);
         let mut number = 0;
         images.retain(|image| {
@@ -141,16 +143,22 @@ fn newest(images: &[IndexedImage], count: usize) -> std::collections::HashSet<us
 
 /// Plans the removal of the selected images without a pin. Returns the other selected images too.
 fn plan(
-    store: &FsStore,
+    stores: &Stores,
     limits: RemovalLimits,
-    select: impl FnOnce(&mut Vec<IndexedImage>),
+    select: impl Fn(&mut Vec<IndexedImage>),
 ) -> Result<(PlannedRemoval, Vec<IndexedImage>), PlanError> {
-    let selected = store.plan_removal(limits, select).ok_or(PlanError::NotScanned)?;
+    let (mut images, mut pinned, mut plans) = (Vec::new(), Vec::new(), Vec::new());
+    for store in stores.iter() {
+        let selected = store.plan_removal(limits, &select).ok_or(PlanError::NotScanned)?;
+        images.extend(selected.images.iter().map(reference));
+        pinned.extend(selected.pinned);
+        plans.push(selected.plan);
+    }
     let planned = PlannedRemoval {
-        images: selected.images.iter().map(reference).collect(),
-        plan: selected.plan,
+        images: images.into(),
+        plans,
     };
-    Ok((planned, selected.pinned))
+    Ok((planned, pinned))
 }
 
 /// Returns the reference of an image.
@@ -171,7 +179,8 @@ impl PlannedRemoval {
 
     /// Returns the number of objects, and their bytes on the disk.
     pub fn totals(&self) -> (u64, u64) {
-        (self.plan.objects.len() as u64, self.plan.bytes())
+        let objects: usize = self.plans.iter().map(|plan| plan.objects.len()).sum();
+        (objects as u64, self.plans.iter().map(RemovalPlan::bytes).sum())
     }
 
     pub fn report(&self) -> RemovalReport {
@@ -186,12 +195,19 @@ impl PlannedRemoval {
 
     /// Returns the names of the planned objects, in the order of their removal.
     pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.plan.objects.iter().map(|object| &object.name)
+        let objects = self.plans.iter().flat_map(|plan| &plan.objects);
+        objects.map(|object| &object.name)
     }
 
-    /// Removes the planned objects that are still stored.
-    pub fn apply(self, store: &FsStore) -> RemovalReport {
-        let Removed { objects, bytes, kept } = store.remove_planned(&self.plan);
+    /// Removes the planned objects that are still stored, from the stores of the plan.
+    pub fn apply(self, stores: &Stores) -> RemovalReport {
+        let (mut objects, mut bytes, mut kept) = (0, 0, 0);
+        for (store, plan) in stores.iter().zip(&self.plans) {
+            let removed: Removed = store.remove_planned(plan);
+            objects += removed.objects;
+            bytes += removed.bytes;
+            kept += removed.kept;
+        }
         // Some objects of an image may stay.
         for image in self.images.iter().filter(|_| objects > 0) {
             events::publish(|| Event::ImageRemoved { image: image.clone() });

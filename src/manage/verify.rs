@@ -10,7 +10,7 @@ use super::{PlanError, VerifyRule};
 use crate::limits::{DAMAGED_IMAGES_MAX, VERIFY_DETAILS_MAX, VERIFY_PART_OBJECTS};
 use crate::oci::{ImageName, Reference};
 use crate::runtime::pacer::Pacer;
-use crate::store::{EntrySet, FsStore, IndexedImage, Key, ReadPages, Verification, VerifyOptions};
+use crate::store::{EntrySet, FsStore, IndexedImage, Key, ReadPages, Stores, Verification, VerifyOptions};
 use crate::sys;
 
 /// The result of a verification.
@@ -42,6 +42,9 @@ pub struct VerifyReport {
 pub struct DamagedObject {
     /// The path of the file below the directory of the store.
     pub object: String,
+    /// The directory of the store of a registry with `cache_dir`. `None` for the default store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     pub reason: String,
     /// References of images that name the object, at most [`DAMAGED_IMAGES_MAX`].
     pub images: Vec<String>,
@@ -53,6 +56,9 @@ pub struct DamagedObject {
 pub struct UnreadableObject {
     /// The path of the file below the directory of the store.
     pub object: String,
+    /// The directory of the store of a registry with `cache_dir`. `None` for the default store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     pub reason: String,
 }
 
@@ -81,34 +87,49 @@ pub struct PlannedVerification {
     images: u64,
     objects: u64,
     bytes: u64,
-    /// `None` means the whole store.
-    keys: Option<Vec<Key>>,
+    /// The objects of each store, in the order of the stores.
+    parts: Vec<Part>,
     rate: u64,
     dry_run: bool,
 }
+
+/// The objects of a store. `None` means the whole store.
+type Part = Option<Vec<Key>>;
 
 /// Plans the verification of the images that `rule` selects, with everything that the images name.
 ///
 /// # Errors
 ///
 /// The scan of the store has not ended.
-pub fn plan_verify(store: &FsStore, rule: &VerifyRule) -> Result<PlannedVerification, PlanError> {
-    let (images, objects, bytes, keys) = if rule.image.is_none() && rule.filter.is_empty() {
-        let (images, objects, bytes) = store.entry_totals().ok_or(PlanError::NotScanned)?;
-        (images, objects, bytes, None)
-    } else {
-        let selected = store.select_entries(|images| images.retain(|image| rule.selects(image)));
-        let (images, EntrySet { keys, bytes }) = selected.ok_or(PlanError::NotScanned)?;
-        (images, keys.len() as u64, bytes, Some(keys))
-    };
-    Ok(PlannedVerification {
-        images,
-        objects,
-        bytes,
-        keys,
+pub fn plan_verify(stores: &Stores, rule: &VerifyRule) -> Result<PlannedVerification, PlanError> {
+    let mut planned = PlannedVerification {
+        images: 0,
+        objects: 0,
+        bytes: 0,
+        parts: Vec::new(),
         rate: rule.rate,
         dry_run: rule.dry_run,
-    })
+    };
+    for store in stores.iter() {
+        let (images, objects, bytes, part) = part_of(store, rule).ok_or(PlanError::NotScanned)?;
+        planned.images += images;
+        planned.objects += objects;
+        planned.bytes += bytes;
+        planned.parts.push(part);
+    }
+    Ok(planned)
+}
+
+/// Returns the numbers of images, objects and bytes that `rule` selects in a store, and the objects.
+/// `None` before the scan has ended.
+fn part_of(store: &FsStore, rule: &VerifyRule) -> Option<(u64, u64, u64, Part)> {
+    if rule.image.is_none() && rule.filter.is_empty() {
+        let (images, objects, bytes) = store.entry_totals()?;
+        return Some((images, objects, bytes, None));
+    }
+    let selected = store.select_entries(|images| images.retain(|image| rule.selects(image)));
+    let (images, EntrySet { keys, bytes }) = selected?;
+    Some((images, keys.len() as u64, bytes, Some(keys)))
 }
 
 impl VerifyRule {
@@ -144,12 +165,12 @@ impl PlannedVerification {
         }
     }
 
-    /// Hashes the objects in the order of their digests, at the idle I/O priority, which the calling
+    /// Hashes the objects of each store in the order of their digests, at the idle I/O priority, which the calling
     /// thread keeps. The drop of the sender of `stopped` ends the work. Blocks.
-    pub fn run(&self, store: &FsStore, progress: &VerifyProgress, stopped: Receiver<()>) -> VerifyReport {
+    pub fn run(&self, stores: &Stores, progress: &VerifyProgress, stopped: Receiver<()>) -> VerifyReport {
         sys::lower_io_priority();
         let mut run = Run {
-            store,
+            store: stores.default_store(),
             progress,
             pacer: Pacer::new(self.rate, stopped),
             dry_run: self.dry_run,
@@ -158,15 +179,18 @@ impl PlannedVerification {
                 ..VerifyReport::default()
             },
         };
-        run.report.complete = match &self.keys {
-            Some(keys) => keys.iter().all(|key| run.verify(key)),
-            None => run.verify_all(),
-        };
+        run.report.complete = stores.iter().zip(&self.parts).all(|(store, part)| {
+            run.store = store;
+            match part {
+                Some(keys) => keys.iter().all(|key| run.verify(key)),
+                None => run.verify_all(),
+            }
+        });
         run.report
     }
 }
 
-/// A running verification.
+/// A running verification, of one store after the other.
 struct Run<'a> {
     store: &'a FsStore,
     progress: &'a VerifyProgress,
@@ -221,6 +245,7 @@ impl Run<'_> {
                 if has_room {
                     report.damaged.push(DamagedObject {
                         object: key.path(),
+                        directory: self.store.registry_dir(),
                         reason: damage.reason.to_owned(),
                         images: damage.images,
                         removed: damage.is_removed,
@@ -232,6 +257,7 @@ impl Run<'_> {
                 if report.unreadable.len() < VERIFY_DETAILS_MAX {
                     report.unreadable.push(UnreadableObject {
                         object: key.path(),
+                        directory: self.store.registry_dir(),
                         reason: error.source.to_string(),
                     });
                 }

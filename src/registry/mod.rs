@@ -70,7 +70,7 @@ pub struct Registry {
     cache: Cache,
     responses: RefCell<ResponseCache>,
     open_files: OpenFiles,
-    /// The removals of the store, and the number of removals that this core has seen.
+    /// The removals of all stores, and the number of removals that this core has seen.
     removals: Option<Removals>,
     removals_seen: Cell<u64>,
     /// The suspensions of registries that this core has seen.
@@ -294,7 +294,7 @@ impl Handler for Registry {
     fn file_failed(&self, head: &RequestHead<'_>) {
         self.responses.borrow_mut().forget(head.target);
         if let Ok(Route::Content(_, What::Blob(digest))) = self.find_route(head) {
-            self.open_files.remove(&digest);
+            self.open_files.close(&digest);
             self.cache.verify_blob(digest);
         }
     }

@@ -83,6 +83,14 @@ impl Helper {
         })
     }
 
+    /// Returns a handle whose store lookups have `count` threads of their own.
+    pub fn with_lookups(&self, count: usize) -> Self {
+        Helper {
+            lookups: Arc::new(Semaphore::new(count)),
+            ..self.clone()
+        }
+    }
+
     /// Returns the threads of the pool, for the watchdog.
     pub fn workers(&self) -> Workers {
         let metrics = self.handle.metrics();

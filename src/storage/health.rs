@@ -10,6 +10,8 @@ use crate::runtime::clock::unix_seconds;
 
 #[derive(Default)]
 pub struct StoreHealth {
+    /// The directory of a store of single registries, for log lines.
+    directory: Option<String>,
     /// The time before which no write is tried, in seconds since 1970.
     unwritable_until: AtomicU64,
     /// The time before which no lookup is tried, in seconds since 1970.
@@ -17,6 +19,15 @@ pub struct StoreHealth {
 }
 
 impl StoreHealth {
+    /// Returns the health of the store of single registries in `directory`, or without it, of the default
+    /// store.
+    pub fn of(directory: Option<String>) -> Self {
+        StoreHealth {
+            directory,
+            ..StoreHealth::default()
+        }
+    }
+
     /// Returns whether a fill should try to write.
     pub fn writable(&self) -> bool {
         is_over(&self.unwritable_until, STORE_RETRY_INTERVAL)
@@ -30,8 +41,8 @@ impl StoreHealth {
     /// Records a slow lookup. Logs once per pause.
     pub fn stalled(&self) {
         if self.readable() {
-            let retry_s = STORE_STALL_COOLDOWN.as_secs();
-            tracing::warn!(retry_s, "store lookups suspended");
+            let (retry_s, directory) = (STORE_STALL_COOLDOWN.as_secs(), &self.directory);
+            tracing::warn!(retry_s, directory, "store lookups suspended");
         }
         self.unreadable_until
             .store(unix_seconds() + STORE_STALL_COOLDOWN.as_secs(), Ordering::Relaxed);
@@ -40,7 +51,8 @@ impl StoreHealth {
     /// Records a failed write. Logs once per pause.
     pub fn failed(&self, error: &dyn std::fmt::Display) {
         if self.writable() {
-            tracing::warn!(%error, retry_s = STORE_RETRY_INTERVAL.as_secs(), "store rejects writes");
+            let (retry_s, directory) = (STORE_RETRY_INTERVAL.as_secs(), &self.directory);
+            tracing::warn!(%error, retry_s, directory, "store rejects writes");
         }
         self.unwritable_until
             .store(unix_seconds() + STORE_RETRY_INTERVAL.as_secs(), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The maintenance of the local store, on a thread of its own: the scan at start, the recorded uses
+//! The maintenance of each local store, on a thread of its own: the scan at start, the recorded uses
 //! of content, room for new content, and the last uses on disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
-use super::Storage;
+use super::{Storage, Storages};
 use crate::fail_point::hit;
 use crate::limits::{EVICTION_LOG_INTERVAL, ROOM_CHECK_INTERVAL, USES_QUEUED_MAX, USES_SAVE_TIMEOUT};
 use crate::oci::DigestPrefix;
@@ -37,20 +37,14 @@ impl Storage {
         }
     }
 
-    /// Returns the removals of the local store, if any.
-    pub fn removals(&self) -> Option<Removals> {
+    /// Returns the removals of the local store, if any. All local stores report to one list.
+    pub(super) fn removals(&self) -> Option<Removals> {
         Some(self.local()?.removals().clone())
     }
 
-    /// Starts the maintenance of the local store, which begins with the scan. The drop of the
-    /// returned value ends the maintenance.
-    ///
-    /// # Errors
-    ///
-    /// The thread cannot be created.
-    pub fn start_maintenance(&self) -> std::io::Result<Maintenance> {
-        let (stop, stopped) = bounded::<()>(0);
-        let (ending, ended) = bounded::<()>(0);
+    /// Starts the maintenance of the local store, which begins with the scan. The drop of the sender of
+    /// `stopped` ends the maintenance, and its end drops `ending`.
+    fn maintain(&self, stopped: Receiver<()>, ending: Sender<()>) -> std::io::Result<()> {
         if let Some(store) = self.local().cloned() {
             let uses = self.0.uses.receiver.clone();
             let no_room = self.0.no_room.clone();
@@ -72,6 +66,22 @@ impl Storage {
                 .name("store-maintenance".into())
                 .spawn(maintain)?;
         }
+        Ok(())
+    }
+}
+
+impl Storages {
+    /// Starts the maintenance of all local stores. The drop of the returned value ends the maintenance.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be created.
+    pub fn start_maintenance(&self) -> std::io::Result<Maintenance> {
+        let (stop, stopped) = bounded::<()>(0);
+        let (ending, ended) = bounded::<()>(0);
+        for storage in self.iter() {
+            storage.maintain(stopped.clone(), ending.clone())?;
+        }
         Ok(Maintenance {
             stop: Some(stop),
             ended,
@@ -79,7 +89,7 @@ impl Storage {
     }
 }
 
-/// The running maintenance thread. The drop waits until the last uses are on disk, for at most
+/// The running maintenance threads. The drop waits until the last uses are on disk, for at most
 /// [`USES_SAVE_TIMEOUT`]. A scan that still runs is abandoned.
 pub struct Maintenance {
     stop: Option<Sender<()>>,
@@ -89,7 +99,7 @@ pub struct Maintenance {
 impl Drop for Maintenance {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // The thread never sends. The end of the thread drops the sender.
+        // The threads never send. The end of the last thread drops the last sender.
         let _ = self.ended.recv_timeout(USES_SAVE_TIMEOUT);
     }
 }
@@ -128,7 +138,8 @@ impl Maintained<'_> {
         self.store.record_uses(self.uses.try_iter());
         self.store.make_room(goes_on);
         self.store.save_uses(&mut self.saving);
-        self.evictions.add(self.store.take_evicted());
+        self.evictions
+            .add(self.store.take_evicted(), self.store.registry_dir());
         log_room(self.store, self.no_room);
         log_registry_room(self.store, self.no_registry_room);
     }
@@ -148,6 +159,7 @@ fn scan(store: &FsStore) {
         broken_removed = report.broken,
         foreign = report.foreign,
         unreadable = report.unreadable,
+        directory = store.registry_dir(),
         "store scanned"
     );
 }
@@ -163,11 +175,13 @@ fn log_room(store: &FsStore, no_room: &LoggedCondition) {
                 bytes_max = stats.bytes_max,
                 free_bytes = stats.free_bytes,
                 free_bytes_min = stats.free_bytes_min,
+                directory = store.registry_dir(),
                 "store is full; pulls continue without storing"
             );
         }
         Some(Transition::Ended(objects)) => {
-            tracing::info!(objects_not_stored = objects, "store has room again");
+            let directory = store.registry_dir();
+            tracing::info!(objects_not_stored = objects, directory, "store has room again");
         }
         None => {}
     }
@@ -202,7 +216,8 @@ struct EvictionLog {
 }
 
 impl EvictionLog {
-    fn add(&mut self, evicted: Evicted) {
+    /// Adds evictions of the store in `directory`, which is `None` for the default store.
+    fn add(&mut self, evicted: Evicted, directory: Option<String>) {
         self.objects += evicted.objects;
         self.bytes += evicted.bytes;
         self.last_use = self.last_use.max(evicted.last_use);
@@ -218,6 +233,7 @@ impl EvictionLog {
                 for_size = self.by_reason.size,
                 for_free_space = self.by_reason.free_space,
                 for_free_inodes = self.by_reason.free_inodes,
+                directory,
                 "content evicted"
             );
             *self = EvictionLog {

@@ -1,5 +1,5 @@
-//! The storage of the process. The tiers are a directory on this machine, a bucket shared by
-//! several machines, or both.
+//! The storage of content. The tiers are a directory on this machine, a bucket shared by several
+//! machines, or both. A registry with `cache_dir` has a directory of its own ([`Storages`]).
 //!
 //! Callers look up, read, receive and commit content, independently of the tiers. The storage picks
 //! the nearest tier, copies content between tiers in the background, and pauses requests to a
@@ -19,6 +19,7 @@ mod replication;
 mod scrub;
 mod small;
 mod small_entry;
+mod storages;
 mod tags;
 #[cfg(test)]
 #[path = "tests/tiered.rs"]
@@ -26,19 +27,16 @@ mod tests;
 mod upload_job;
 mod upload_queue;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::{Live, StorageConfig, StoreBounds, VerifyOnOpen};
-use crate::fairness::Parties;
-use crate::limits::SPOOL_BYTES_MAX;
-use crate::oci::Namespace;
+use crate::config::VerifyOnOpen;
+use crate::fairness::{Lease, Parties, Party, SharedLedger};
 use crate::runtime::condition_log::LoggedCondition;
 use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::{Helper, blocking};
 use crate::runtime::memory_budget::MemoryBudget;
 use crate::runtime::oneshot::Lost;
-use crate::store::{FsStore, OpenError, S3OpenError, S3Store, SpoolDir};
+use crate::store::{FsStore, OpenError, S3OpenError, SpoolDir};
 
 pub use crate::store::{
     Key, Meta, MissingReference, RecordName, ReferrersRecord, Room, Source, StoreError, StoredEntry, TagKey,
@@ -52,6 +50,7 @@ pub use maintenance::Maintenance;
 pub use records::RecordChanges;
 pub use scrub::Scrub;
 pub use small_entry::SmallEntry;
+pub use storages::{Storages, StoreNumber};
 
 use bucket::Bucket;
 use first_hash::FirstHashes;
@@ -60,7 +59,7 @@ use maintenance::UseQueue;
 use records::RecordWriters;
 use upload_queue::Uploads;
 
-/// The storage of the process; cheap to clone.
+/// One directory, a bucket, or a directory in front of the bucket. Cheap to clone.
 #[derive(Clone)]
 pub struct Storage(Arc<Shared>);
 
@@ -78,6 +77,8 @@ struct Shared {
     no_registry_room: Arc<LoggedCondition>,
     /// `None` if stored blobs are served without a hash.
     first_hashes: Option<FirstHashes>,
+    /// The disk space that the unfinished blobs of each registry use.
+    room_shares: SharedLedger,
     parties: Parties,
     helper: Helper,
     memory: MemoryBudget,
@@ -88,13 +89,14 @@ enum Tiers {
     Local(Arc<FsStore>),
     /// A bucket alone. Blobs wait for their upload in the spool.
     Bucket {
-        bucket: Bucket,
+        bucket: Arc<Bucket>,
         spool: SpoolDir,
     },
     /// A directory in front of a bucket. Blobs wait for their upload in the directory.
     Both {
         fs: Arc<FsStore>,
-        bucket: Bucket,
+        /// Shared by all directories.
+        bucket: Arc<Bucket>,
     },
 }
 
@@ -110,47 +112,6 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// Opens the tiers of `config`. The local store has the bounds of `registries`. With
-    /// `verify_on_open`, blobs of the local store may be hashed before their first response. Blocks, so
-    /// it is for the main thread.
-    ///
-    /// # Errors
-    ///
-    /// A tier needs a change by the operator. An unreachable bucket is no error, because the bucket
-    /// may become reachable.
-    pub fn open(
-        config: &StorageConfig,
-        bounds: StoreBounds,
-        registries: Live,
-        verify_on_open: VerifyOnOpen,
-        parties: Parties,
-        helper: Helper,
-        memory: MemoryBudget,
-    ) -> Result<Self, StorageError> {
-        let fs = |root| {
-            let store = FsStore::open_within(bounds, root)?;
-            Ok::<_, OpenError>(store.with_registries(registries))
-        };
-        let bucket = |settings: &crate::config::S3Settings| {
-            let store = helper.wait(S3Store::open(settings))?;
-            Ok::<_, S3OpenError>(Bucket::new(store, settings.redirect))
-        };
-        let tiers = match config {
-            StorageConfig::Fs { root, .. } => Tiers::Local(Arc::new(fs(root)?)),
-            StorageConfig::S3 { s3, spool } => Tiers::Bucket {
-                spool: SpoolDir::open(spool, SPOOL_BYTES_MAX)?,
-                bucket: bucket(s3)?,
-            },
-            StorageConfig::Tiered { root, s3, .. } => {
-                let fs = fs(root)?;
-                let bucket = bucket(s3)?;
-                let fs = Arc::new(fs.with_bucket(&bucket.store().identity()));
-                Tiers::Both { fs, bucket }
-            }
-        };
-        Ok(Self::new(tiers, verify_on_open, parties, helper, memory))
-    }
-
     fn new(
         tiers: Tiers,
         verify_on_open: VerifyOnOpen,
@@ -158,9 +119,13 @@ impl Storage {
         helper: Helper,
         memory: MemoryBudget,
     ) -> Self {
+        let health = StoreHealth::of(match &tiers {
+            Tiers::Local(fs) | Tiers::Both { fs, .. } => fs.registry_dir(),
+            Tiers::Bucket { .. } => None,
+        });
         Storage(Arc::new(Shared {
             tiers,
-            health: StoreHealth::default(),
+            health,
             uploads: Uploads::default(),
             record_writers: RecordWriters::default(),
             uses: UseQueue::default(),
@@ -170,20 +135,16 @@ impl Storage {
                 VerifyOnOpen::Off => None,
                 VerifyOnOpen::First => Some(FirstHashes::default()),
             },
+            room_shares: SharedLedger::default(),
             parties,
             helper,
             memory,
         }))
     }
 
-    /// The parties that hold shares of the disk and the bucket.
-    pub fn parties(&self) -> &Parties {
-        &self.0.parties
-    }
-
     /// Runs the heartbeat of the local store in `health`. The heartbeat looks up absent names. A
     /// bucket has no heartbeat, because the circuit breaker tracks the availability.
-    pub fn run_heartbeat(&self, health: &Health) {
+    fn run_heartbeat(&self, health: &Health) {
         let store = self.local().cloned();
         self.0.helper.run_heartbeat(health.store().clone(), move || {
             if let Some(store) = &store {
@@ -257,16 +218,9 @@ impl Storage {
         }
     }
 
-    /// Returns the content of each registry in the local store, like [`FsStore::registry_contents`].
-    /// Blocks.
-    pub fn registry_contents(&self, also: &BTreeSet<Namespace>) -> Vec<RegistryContent> {
-        self.local()
-            .map_or_else(Vec::new, |store| store.registry_contents(also))
-    }
-
-    /// Returns the store of this machine, for the operations of operators.
-    pub fn local_store(&self) -> Option<Arc<FsStore>> {
-        self.local().cloned()
+    /// Returns an empty share of the disk for an unfinished blob of a registry.
+    pub fn room_lease(&self, party: &Party) -> Lease {
+        self.0.room_shares.lease(party)
     }
 
     fn local(&self) -> Option<&Arc<FsStore>> {

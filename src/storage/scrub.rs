@@ -1,4 +1,4 @@
-//! The scrub of the local store: a thread that hashes all entries, one after the other, and removes
+//! The scrub of each local store: a thread that hashes all entries, one after the other, and removes
 //! damaged entries. A later pull fetches removed content again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Key, Storage};
+use super::{Key, Storage, Storages};
 use crate::fail_point::hit;
 use crate::limits::{
     DAMAGED_IMAGES_MAX, SCRUB_PAUSE_MIN, SCRUB_SAVE_INTERVAL, SCRUB_START_DELAY, SCRUB_STOP_TIMEOUT,
@@ -21,7 +21,7 @@ use crate::sys;
 /// The interval of the looks whether the scan at start has ended.
 const SCAN_LOOK: Duration = Duration::from_millis(200);
 
-/// The running scrub thread. The drop stops the scrub, and waits until its progress is on disk, for at
+/// The running scrub threads. The drop stops the scrub, and waits until its progress is on disk, for at
 /// most [`SCRUB_STOP_TIMEOUT`].
 pub struct Scrub {
     stop: Option<Sender<()>>,
@@ -31,21 +31,41 @@ pub struct Scrub {
 impl Drop for Scrub {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // The thread never sends. The end of the thread drops the sender.
+        // The threads never send. The end of the last thread drops the last sender.
         let _ = self.ended.recv_timeout(SCRUB_STOP_TIMEOUT);
     }
 }
 
-impl Storage {
-    /// Starts the scrub of the local store: a pass over all entries in each `interval`, with at most
+impl Storages {
+    /// Starts the scrub of each local store: a pass over all entries in each `interval`, with at most
     /// `rate` bytes per second. An `interval` of zero means no scrub, and a `rate` of 0 means no bound.
     ///
     /// # Errors
     ///
-    /// The thread cannot be created.
+    /// A thread cannot be created.
     pub fn start_scrub(&self, interval: Duration, rate: u64) -> std::io::Result<Scrub> {
         let (stop, stopped) = bounded::<()>(0);
         let (ending, ended) = bounded::<()>(0);
+        for storage in self.iter() {
+            storage.scrub(interval, rate, stopped.clone(), ending.clone())?;
+        }
+        Ok(Scrub {
+            stop: Some(stop),
+            ended,
+        })
+    }
+}
+
+impl Storage {
+    /// Starts the scrub of the local store. The drop of the sender of `stopped` ends the scrub, and its
+    /// end drops `ending`.
+    fn scrub(
+        &self,
+        interval: Duration,
+        rate: u64,
+        stopped: Receiver<()>,
+        ending: Sender<()>,
+    ) -> std::io::Result<()> {
         if let Some(store) = self.local().cloned().filter(|_| !interval.is_zero()) {
             let scrub = move || {
                 sys::lower_io_priority();
@@ -63,10 +83,7 @@ impl Storage {
             };
             thread::Builder::new().name("store-scrub".into()).spawn(scrub)?;
         }
-        Ok(Scrub {
-            stop: Some(stop),
-            ended,
-        })
+        Ok(())
     }
 }
 
@@ -158,6 +175,7 @@ impl Scrubber<'_> {
             unreadable = tally.unreadable,
             resumed = is_resumed,
             duration_s = (monotonic_millis() - began) / 1_000,
+            directory = self.store.registry_dir(),
             "store scrubbed"
         );
         true

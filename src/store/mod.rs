@@ -29,6 +29,7 @@ mod removals;
 mod s3;
 mod space;
 mod spool;
+mod stores;
 mod tag_key;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -53,6 +54,7 @@ pub use s3::{
     BucketListing, Content, CopyError, LISTED_PER_REQUEST, S3Body, S3Error, S3Fault, S3OpenError, S3Store,
 };
 pub use spool::{Room, SpoolDir, Spooled};
+pub use stores::{RegistryStoreStats, Stores, StoresStats};
 pub use tag_key::TagKey;
 pub use upload_holds::UploadHold;
 

@@ -20,7 +20,7 @@ use crate::local_time::local_date_time;
 use crate::manage::{ListedManifest, PruneRule, list_manifests, plan_prune};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::helper::{Helper, blocking};
-use crate::store::{FsStore, StoreReader};
+use crate::store::Stores;
 
 /// The text of an empty list, also of blobs, as in ociregistry.
 const EMPTY: &str = "no manifests found\n";
@@ -34,7 +34,7 @@ pub struct LegacyAdmin(Arc<Shared>);
 
 struct Shared {
     /// `None` for a bucket alone.
-    store: Option<Arc<FsStore>>,
+    stores: Option<Stores>,
     helper: Helper,
     slots: Arc<Semaphore>,
 }
@@ -67,9 +67,9 @@ pub enum LegacyAnswer {
 }
 
 impl LegacyAdmin {
-    pub fn new(store: Option<Arc<FsStore>>, helper: Helper) -> Self {
+    pub fn new(stores: Option<Stores>, helper: Helper) -> Self {
         LegacyAdmin(Arc::new(Shared {
-            store,
+            stores,
             helper,
             slots: Arc::new(Semaphore::new(LEGACY_COMMANDS_MAX)),
         }))
@@ -93,11 +93,11 @@ impl LegacyAdmin {
                 .map_or_else(|| "unknown".to_owned(), |peer| peer.to_string()),
             request: request.id,
         };
-        let store = self.0.store.clone();
+        let stores = self.0.stores.clone();
         let removes = matches!(command, Command::Prune { dry_run: false, .. });
         let work = async move {
             let run = blocking(move || {
-                let answer = run(store, command, actor);
+                let answer = run(stores, command, actor);
                 drop(slot);
                 answer
             });
@@ -130,7 +130,7 @@ impl LegacyAnswer {
     }
 }
 
-fn run(store: Option<Arc<FsStore>>, command: Command, actor: Actor) -> LegacyAnswer {
+fn run(stores: Option<Stores>, command: Command, actor: Actor) -> LegacyAnswer {
     let change = |action, selector| Change {
         actor: actor.clone(),
         action,
@@ -142,7 +142,7 @@ fn run(store: Option<Arc<FsStore>>, command: Command, actor: Actor) -> LegacyAns
             Err(error) => LegacyAnswer::Failed(format!("{error}\n")),
         };
     }
-    let Some(store) = store else {
+    let Some(stores) = stores else {
         return LegacyAnswer::NoStore(
             "the cache has no store on this machine; set STORAGE_BACKEND to fs or tiered\n".to_owned(),
         );
@@ -152,12 +152,12 @@ fn run(store: Option<Arc<FsStore>>, command: Command, actor: Actor) -> LegacyAns
             rule,
             dry_run,
             selector,
-        } => prune(&store, &rule, dry_run, &change("prune", selector)),
+        } => prune(&stores, &rule, dry_run, &change("prune", selector)),
         Command::List {
             selection,
             with_blobs,
             count,
-        } => match StoreReader::open(store.root()) {
+        } => match stores.reader() {
             Ok(reader) => {
                 let images = list_manifests(&reader, |image| selection.selects(image), count);
                 LegacyAnswer::Done(image_lines(&images, with_blobs))
@@ -165,7 +165,7 @@ fn run(store: Option<Arc<FsStore>>, command: Command, actor: Actor) -> LegacyAns
             Err(error) => LegacyAnswer::Failed(format!("cannot read the store: {error}; check the disk\n")),
         },
         Command::ListBlobs { part, count } => {
-            let blobs = store.blob_references(|digest| digest.to_string().contains(&part), count);
+            let blobs = stores.blob_references(|digest| digest.to_string().contains(&part), count);
             let lines = blobs
                 .iter()
                 .map(|(digest, count)| (hex(&digest.to_string()).to_owned(), *count));
@@ -185,8 +185,8 @@ impl Selection {
 }
 
 /// Plans a removal, and applies it unless `dry_run`. The text has the log lines of ociregistry.
-fn prune(store: &FsStore, rule: &PruneRule, dry_run: bool, change: &Change) -> LegacyAnswer {
-    let plan = match plan_prune(store, rule) {
+fn prune(stores: &Stores, rule: &PruneRule, dry_run: bool, change: &Change) -> LegacyAnswer {
+    let plan = match plan_prune(stores, rule) {
         Ok(plan) => plan,
         Err(error) => return LegacyAnswer::Busy(format!("{error}\n")),
     };
@@ -203,7 +203,7 @@ fn prune(store: &FsStore, rule: &PruneRule, dry_run: bool, change: &Change) -> L
         });
     }
     if !dry_run {
-        let removed = change.apply(store, plan);
+        let removed = change.apply(stores, plan);
         if removed.kept == 0 {
             for image in &*images {
                 lines.add(&format!("removed manifest: {image}"));

@@ -94,8 +94,10 @@ impl Cache {
     /// Looks up the blob. While a fill runs, no file exists, and a lookup would cost each follower
     /// a thread. `retried` requests look up the blob nevertheless.
     async fn stored_blob(&self, request: &BlobRequest<'_>, retried: bool, within: Within) -> Option<Stored> {
-        let digest = request.digest;
-        if let Some(file) = request.open_files.get(&digest) {
+        let BlobRequest { origin, digest, .. } = *request;
+        // A file of another store would serve the blob, and the store of this registry would lack it.
+        let number = self.0.storages.number_of(&origin.namespace);
+        if let Some(file) = request.open_files.get(number, digest) {
             return Some(Stored::Local(Local {
                 file,
                 small: None,
@@ -105,14 +107,19 @@ impl Cache {
         if !request.head_only {
             self.0.prefetches.record_request(&digest);
         }
-        if !retried && self.0.fills.has(&digest, request.origin) {
+        if !retried && self.0.fills.has(&digest, origin) {
             return None;
         }
         let LocalBlob {
             entry,
             small,
             lasting,
-        } = match self.0.storage.find_blob(digest, within).await? {
+        } = match self
+            .0
+            .storage(&origin.namespace)
+            .find_blob(digest, within)
+            .await?
+        {
             StoredBlob::Local(blob) => blob,
             StoredBlob::Remote(blob) => return Some(Stored::Remote(blob)),
         };
@@ -125,7 +132,7 @@ impl Cache {
         // A small blob is read again after each miss of the response cache, so its file does not
         // stay open.
         if lasting && local.small.is_none() {
-            request.open_files.insert(digest, local.file.clone());
+            request.open_files.insert(number, digest, local.file.clone());
         }
         Some(Stored::Local(local))
     }
@@ -147,19 +154,20 @@ impl Cache {
             open_files,
             ..
         } = *request;
+        let number = self.0.storages.number_of(&origin.namespace);
         let held = HeldContent {
             digest: &digest,
             public: file.public,
         };
         if !self.is_authority(origin, &file.entry.meta, file.public) {
-            open_files.remove(&digest);
+            open_files.remove(number, digest);
             return Ok(BlobAnswer::Passthrough);
         }
         let permit = self.permit(origin, held, Target::Blob, caller).await?;
         if permit.public && !file.public {
             file.public = true;
             if lasting && small.is_none() {
-                open_files.insert(digest, file.clone());
+                open_files.insert(number, digest, file.clone());
             }
         }
         let OpenFile { entry, public } = file;

@@ -47,7 +47,7 @@ async fn commit_whole(
     let (meta, size) = (describe(fill, &verified), verified.size());
     let namespace = &fill.origin.namespace;
     let storing = shared
-        .storage
+        .storage(namespace)
         .store_blob(namespace, chunks, verified, meta, from_bucket);
     let mut storing = pin!(storing);
     let file = match tokio::time::timeout(STORE_RETRY_INTERVAL, &mut storing).await {
@@ -103,7 +103,7 @@ async fn commit_written(
         // An empty body has no ingest yet.
         None => {
             let source = fill.origin.namespace.clone();
-            let created = blocking(move || shared_too.storage.begin(&key, &source, Some(0))).await;
+            let created = blocking(move || shared_too.storage(&source).begin(&key, &source, Some(0))).await;
             let Ok(created) = created else { return false };
             created
         }
@@ -111,14 +111,16 @@ async fn commit_written(
     let ingest = match ingest {
         Ok(ingest) => ingest,
         Err(error) => {
-            shared.storage.record_write_failure(&error);
+            shared
+                .storage(&fill.origin.namespace)
+                .record_write_failure(&error);
             return false;
         }
     };
     let (origin, meta) = (&fill.origin, describe(fill, &verified));
     let lease = fill.lock().lease.take();
     let committed = shared
-        .storage
+        .storage(&origin.namespace)
         .commit(&origin.namespace, ingest, verified, meta, from_bucket, lease)
         .await;
     match committed {

@@ -196,7 +196,7 @@ fn write(fill: &Fill, shared: &Shared, mut ingest: Option<StorageIngest>) {
             (Err(error), _) => {
                 if !state.disk.is_lost() {
                     state.disk = DiskWriter::Lost;
-                    shared.storage.record_unstored(&error);
+                    shared.storage(&fill.origin.namespace).record_unstored(&error);
                 }
             }
         }
@@ -213,16 +213,17 @@ fn append(
     mut offset: u64,
     size: Option<u64>,
 ) -> Result<u64, StoreError> {
+    let storage = shared.storage(&fill.origin.namespace);
     let ingest = match ingest {
         Some(ingest) => ingest,
         None => {
             let (key, source) = (Key::Blob(fill.digest), &fill.origin.namespace);
-            ingest.insert(shared.storage.begin(&key, source, size)?)
+            ingest.insert(storage.begin(&key, source, size)?)
         }
     };
     let need = offset + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
     if need > ingest.reserved() {
-        let free = shared.storage.free_room();
+        let free = storage.free_room();
         let weight = if size.is_some() {
             ROOM_WEIGHT_SIZED
         } else {
@@ -238,7 +239,7 @@ fn append(
                 return Err(StoreError::share_exhausted(fill.digest()));
             }
         }
-        shared.storage.reserve(ingest, end)?;
+        storage.reserve(ingest, end)?;
     }
     for chunk in chunks {
         ingest.write_at(chunk, offset)?;

@@ -103,7 +103,8 @@ pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let origin = &fill.origin;
     // An earlier fill may have committed the content between the caller's lookup and the ticket, or
     // the caller's lookup may have failed.
-    if shared.storage.has_local_blob(fill.digest()).await {
+    let storage = shared.storage(&origin.namespace);
+    if storage.has_local_blob(fill.digest()).await {
         guard.end(End::Stored);
         return;
     }
@@ -122,7 +123,7 @@ pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
         if state.is_canceled {
             slot.standing().evict();
         }
-        state.lease = Some(shared.room_shares.lease(&shared.party(&origin.namespace)));
+        state.lease = Some(storage.room_lease(&shared.party(&origin.namespace)));
     }
     publish_event(fill, |registry, repository, digest| Event::FillStarted {
         registry,
@@ -377,14 +378,15 @@ async fn receive_from(
 /// Publishes the head and the first chunks to followers. The chunks have been read by `hasher`,
 /// which is `None` for a whole body.
 fn publish(fill: &Arc<Fill>, shared: &Arc<Shared>, head: Head, chunks: Vec<Bytes>, hasher: Option<Hasher>) {
+    let storage = shared.storage(&fill.origin.namespace);
     fill.change(|state| {
         if let (Some(size), Some(memory)) = (head.size, &mut state.memory) {
             memory.shrink_to(size);
         }
         state.head = Some(Arc::new(head));
-        if !shared.storage.is_writable() {
+        if !storage.is_writable() {
             state.disk = DiskWriter::Lost;
-        } else if hasher.is_none() && shared.storage.takes_whole_blobs() {
+        } else if hasher.is_none() && storage.takes_whole_blobs() {
             state.disk = DiskWriter::AtCommit;
         }
         for chunk in chunks {
@@ -516,7 +518,7 @@ impl DiskPatience {
 
 pub fn lose(fill: &Fill, shared: &Shared, why: &'static str) {
     fill.change(|state| state.disk = DiskWriter::Lost);
-    shared.storage.record_write_failure(&why);
+    shared.storage(&fill.origin.namespace).record_write_failure(&why);
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{Manifest, announce, stored};
 use crate::cache::{Cache, FetchError};
-use crate::oci::{Accept, Digest, Origin, Tag};
+use crate::oci::{Accept, Digest, Namespace, Origin, Tag};
 use crate::runtime::clock::unix_millis;
 use crate::storage::{Key, TagKey, Verified};
 
@@ -45,10 +45,10 @@ impl Cache {
             .wait(async { shared.save_pointer(&key, pointer).await });
     }
 
-    /// Schedules the upload of an entry that the bucket lacks, if there is a bucket.
-    pub fn replicate(&self, key: &Key) {
+    /// Schedules the upload of an entry of a registry that the bucket lacks, if there is a bucket.
+    pub fn replicate(&self, namespace: &Namespace, key: &Key) {
         self.0
             .helper
-            .wait(async { self.0.storage.ensure_replicated(key) });
+            .wait(async { self.0.storage(namespace).ensure_replicated(key) });
     }
 }

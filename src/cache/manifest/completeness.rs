@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Manifest, ManifestAnswer, ManifestKey, fetch, stored};
 use crate::cache::{Cache, FetchError, Shared};
 use crate::http::CacheResult;
-use crate::oci::{Digest, DigestPrefix, Reference, platform_manifests, required_blobs};
+use crate::oci::{Digest, DigestPrefix, Origin, Reference, platform_manifests, required_blobs};
 use crate::runtime::single_flight::Completer;
 use crate::upstream::Purpose;
 
@@ -57,7 +57,7 @@ struct Missing(usize);
 async fn needs_of(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) -> Result<Needs, FetchError> {
     let platforms = platform_manifests(&manifest.body);
     let found = match platforms.is_empty() {
-        true => blobs_of(shared, manifest).await,
+        true => blobs_of(shared, &key.origin, manifest).await,
         false => platform_of(shared, key, &platforms).await,
     };
     match found {
@@ -70,11 +70,12 @@ async fn needs_of(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest) 
 }
 
 /// Returns the blobs of an image.
-async fn blobs_of(shared: &Shared, manifest: &Manifest) -> Result<Vec<Digest>, Missing> {
+async fn blobs_of(shared: &Shared, origin: &Origin, manifest: &Manifest) -> Result<Vec<Digest>, Missing> {
     let blobs = required_blobs(&manifest.body);
+    let storage = shared.storage(&origin.namespace);
     let mut missing = 0;
     for digest in &blobs {
-        missing += usize::from(!shared.storage.has_blob(digest).await);
+        missing += usize::from(!storage.has_blob(digest).await);
     }
     if missing > 0 {
         return Err(Missing(missing));
@@ -94,7 +95,7 @@ async fn platform_of(
         let Some(manifest) = stored(shared, &key.origin, digest).await else {
             continue;
         };
-        match blobs_of(shared, &manifest).await {
+        match blobs_of(shared, &key.origin, &manifest).await {
             Ok(mut content) => {
                 content.push(*digest);
                 return Ok(content);

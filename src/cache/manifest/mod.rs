@@ -170,7 +170,8 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
         return Some(manifest.clone());
     }
     let parse = move |body, meta: &Meta| Manifest::of(digest, body, meta);
-    let manifest = shared.storage.load(&key, MANIFEST_BYTES_MAX, parse).await?;
+    let storage = shared.storage(&origin.namespace);
+    let manifest = storage.load(&key, MANIFEST_BYTES_MAX, parse).await?;
     Some(Arc::new(manifest))
 }
 
@@ -238,7 +239,7 @@ impl Storing {
             meta,
             verified,
         };
-        let storage = &shared.storage;
+        let storage = shared.storage(&origin.namespace);
         storage.store(&origin.namespace, entry, Box::new(pending)).await;
     }
 }

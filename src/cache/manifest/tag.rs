@@ -418,7 +418,8 @@ impl Shared {
         let known = self.tags.get(tag);
         let is_current =
             |pointer: &TagPointer| is_fresh(pointer.checked_at_ms, unix_millis(), terms.lifetime_ms);
-        let newer = self.storage.newer_tag(tag, known.as_ref(), is_current).await;
+        let storage = self.storage(&tag.origin.namespace);
+        let newer = storage.newer_tag(tag, known.as_ref(), is_current).await;
         if let Some(pointer) = &newer {
             self.tags.set(tag, pointer.clone());
         }
@@ -427,7 +428,7 @@ impl Shared {
 
     pub(super) async fn save_pointer(&self, tag: &TagKey, pointer: TagPointer) {
         if self.policy.cache_tags {
-            self.storage.set_tag(tag, pointer).await;
+            self.storage(&tag.origin.namespace).set_tag(tag, pointer).await;
         }
     }
 }

@@ -57,15 +57,8 @@ impl Registries {
 
     /// Returns the entry for `namespace`: the exact name, or else the longest suffix.
     pub fn entry(&self, namespace: &Namespace) -> Option<&RegistryConfig> {
-        let exact = self
-            .entries
-            .iter()
-            .find(|entry| matches!(&entry.name, RegistryName::Exact(name) if name == namespace));
-        let suffixes = self.entries.iter().filter_map(|entry| match &entry.name {
-            RegistryName::Suffix(suffix) if entry.name.covers(namespace) => Some((suffix.len(), entry)),
-            _ => None,
-        });
-        exact.or_else(|| suffixes.max_by_key(|(len, _)| *len).map(|(_, entry)| entry))
+        let entries = self.entries.iter().map(|entry| (&entry.name, entry));
+        best_entry(entries, namespace)
     }
 
     /// Returns whether clients can name `namespace`. With `whitelist_mode`, only named registries exist.
@@ -82,6 +75,21 @@ impl Registries {
             .filter(|entry| entry.settings.access.is_none() && entry.settings.access() == Access::Shared);
         shared.map(|entry| &entry.name)
     }
+}
+
+/// Returns the value of the entry for `namespace`: of the exact name, or else of the longest suffix.
+pub(super) fn best_entry<'a, T>(
+    entries: impl Iterator<Item = (&'a RegistryName, T)> + Clone,
+    namespace: &Namespace,
+) -> Option<T> {
+    let is_exact = |name: &RegistryName| matches!(name, RegistryName::Exact(name) if name == namespace);
+    let exact = entries.clone().find(|(name, _)| is_exact(name));
+    let suffixes = entries.filter_map(|(name, value)| match name {
+        RegistryName::Suffix(suffix) if name.covers(namespace) => Some((suffix.len(), value)),
+        _ => None,
+    });
+    let exact = exact.map(|(_, value)| value);
+    exact.or_else(|| suffixes.max_by_key(|(len, _)| *len).map(|(_, value)| value))
 }
 
 /// The kind of entry that names a registry.

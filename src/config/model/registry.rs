@@ -1,6 +1,7 @@
 //! The settings of a registry.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use reqwest::Url;
 
@@ -40,6 +41,9 @@ pub struct RegistrySettings {
     /// Bytes of the registry's content in the local store. `None` and 0 mean no bound besides that of the store. With
     /// a name such as `*.suffix`, each registry has a bound of its own.
     pub cache_max_size: Option<SizeBound>,
+    /// The directory of a store for the content of the registry. `None` means the store of `FS_ROOT`. Registries with
+    /// one directory share its store.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// A mirror of a registry.
@@ -74,7 +78,7 @@ pub enum Auth {
     /// A `config.json` or `auth.json` with credentials per host, per repository, and by helper. Read again after a
     /// change.
     DockerConfig {
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
 }
 

@@ -35,6 +35,17 @@ impl RegistryName {
         }
     }
 
+    /// Returns whether this name is a suffix that covers every registry of `other`, another name.
+    pub(super) fn includes(&self, other: &RegistryName) -> bool {
+        match (self, other) {
+            (_, RegistryName::Exact(name)) => self != other && self.covers(name),
+            (RegistryName::Suffix(suffix), RegistryName::Suffix(longer)) => {
+                suffix.len() < longer.len() && longer.ends_with(&**suffix)
+            }
+            (RegistryName::Exact(_), RegistryName::Suffix(_)) => false,
+        }
+    }
+
     /// Returns whether an entry of this name is for `namespace`. A suffix covers port 443 only.
     pub fn covers(&self, namespace: &Namespace) -> bool {
         match self {

@@ -1,6 +1,7 @@
 //! Resolution of all sources into a [`Config`].
 
 mod client_auth;
+mod registry_stores;
 mod s3;
 mod server_tls;
 mod storage;
@@ -54,6 +55,10 @@ pub(super) fn load<'a>(
     // Last, because the search for a store root creates directories: a refused start leaves no trace.
     let storage = sources.storage(&values, ca_bundle);
     let registries = sources.registries(&values);
+    sources.check_registry_stores(&storage, &registries);
+    if !sources.diagnostics.is_empty() {
+        return Err(Diagnostics(sources.diagnostics));
+    }
     let prune: Vec<_> = sources.file.prune.iter().map(|rule| rule.value.clone()).collect();
     sources.add_warnings(&values, &storage, &registries, client_auth.is_some());
     let config = Config {

@@ -413,7 +413,11 @@ const REGISTRY_KEYS: &[KeySpec] = &[
         One(Kind::Path),
         "directory of the store; the same as fs_root",
     )),
-    entry_only(absent("cache_dir", Loss::Less, "a store of its own")),
+    entry_only(key(
+        "cache_dir",
+        One(Kind::Path),
+        "directory of a store for the registry's content alone; not with STORAGE_BACKEND=s3",
+    )),
     key(
         "cache_max_size",
         One(Kind::SizeOrAuto),

@@ -1,6 +1,7 @@
 //! The settings of a registry in the file, before the defaults are applied.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use reqwest::Url;
 
@@ -29,6 +30,7 @@ pub(in crate::config) struct PartialRegistry {
     pub platforms: Option<Spanned<Vec<String>>>,
     pub max_concurrency: Option<Spanned<NonZeroUsize>>,
     pub cache_max_size: Option<Spanned<Option<SizeBound>>>,
+    pub cache_dir: Option<Spanned<PathBuf>>,
 }
 
 /// A registry with its name.
@@ -60,6 +62,8 @@ impl PartialRegistry {
             platforms: self.platforms.or_else(|| defaults.platforms.clone()),
             max_concurrency: self.max_concurrency.or_else(|| defaults.max_concurrency.clone()),
             cache_max_size: self.cache_max_size.or_else(|| defaults.cache_max_size.clone()),
+            // `defaults` has the directory of the default store under this key.
+            cache_dir: self.cache_dir,
         }
     }
 
@@ -101,6 +105,7 @@ impl PartialRegistry {
             platforms: value(&self.platforms).unwrap_or_default(),
             max_concurrency: value(&self.max_concurrency),
             cache_max_size: value(&self.cache_max_size).flatten(),
+            cache_dir: value(&self.cache_dir),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use reqwest::Url;
 
@@ -59,6 +60,7 @@ impl Reader<'_> {
         let mut fields = self.fields(path, node, REGISTRY);
         let inner = fields.take("name");
         let mut partial = self.partial_registry(&mut fields);
+        partial.cache_dir = self.parsed(fields.take("cache_dir"), |text| Ok(PathBuf::from(text)));
         let allow = self.allow_here(fields.take("allow"));
         let (text, path) = self.entry_name(path, line, key, inner)?;
         let name = self.unique_name(&text, &path, names)?;
@@ -147,6 +149,7 @@ impl Reader<'_> {
             platforms: self.list(fields.take("platforms"), parse_platform),
             max_concurrency: self.parsed(fields.take("max_concurrency"), parse_concurrency),
             cache_max_size: self.parsed(fields.take("cache_max_size"), |text| SIZE_OR_AUTO.read(text)),
+            cache_dir: None,
         }
     }
 

@@ -241,7 +241,7 @@ impl<'a> RepositoryContent<'a> {
             Some(ManifestLinks::Image(descriptors)) => {
                 for descriptor in descriptors {
                     let digest = descriptor.digest;
-                    match self.sizes.of(self.store, &digest) {
+                    match self.sizes.of(self.store, &self.origin.namespace, &digest) {
                         Some(size) => {
                             content.blobs.insert(digest, size);
                         }

@@ -13,7 +13,7 @@ use crate::cache::{TagPolicy, TagTerms, is_fresh, tag_terms};
 use crate::config::{ANONYMOUS, Access, Registries};
 use crate::oci::{Accept, Digest, ImageName, Reference};
 use crate::runtime::clock::unix_millis;
-use crate::store::{EvictionRank, FsStore, StoreReader, StoreStats, TagPointer};
+use crate::store::{EvictionRank, StoreStats, Stores, TagPointer};
 use crate::upstream::RegistryStatus;
 
 /// The settings and the state of a cache.
@@ -164,14 +164,14 @@ pub struct PullSettings<'a> {
     pub has_client_auth: bool,
 }
 
-/// Explains how the next pull of `name` by `user` from a cache with `store` is answered. A name without a tag
+/// Explains how the next pull of `name` by `user` from a cache with `stores` is answered. A name without a tag
 /// and a digest means the tag `latest`. Without `user`, the client may be any client. Blocks.
 ///
 /// # Errors
 ///
-/// The store cannot be read.
+/// The default store cannot be read.
 pub fn explain_stored(
-    store: &FsStore,
+    stores: &Stores,
     settings: PullSettings<'_>,
     upstream: Option<&RegistryStatus>,
     name: ImageName,
@@ -182,7 +182,8 @@ pub fn explain_stored(
         reference: Some(name.reference.unwrap_or_else(latest)),
         ..name
     };
-    let reader = StoreReader::open(store.root())?;
+    let reader = stores.reader()?;
+    let store = stores.of_registry(&name.origin.namespace);
     let pointer = match &name.reference {
         Some(Reference::Tag(tag)) => {
             let origin = &name.origin;
@@ -191,7 +192,7 @@ pub fn explain_stored(
         }
         _ => None,
     };
-    let images = show_images(store, &reader, &name);
+    let images = show_images(&store.pinned(), &reader, &name);
     let circumstances = Circumstances {
         registries: settings.registries,
         tag_policy: settings.tag_policy,

@@ -134,6 +134,12 @@ impl<'a> Admission<'a> {
         name: &ImageName,
         image: &ArchiveImage,
     ) -> Result<Result<Tree, Refused>, ImportError> {
+        if self.importer.has_own_store(&name.origin) {
+            return Ok(Err(Refused::of(format!(
+                "the registry {} has a store of its own, and an import writes to the default store; load the image from its registry, or import without cache_dir",
+                name.origin.namespace
+            ))));
+        }
         let root = match &image.root {
             Ok(root) => *root,
             Err(missing) => return Ok(Err(Refused::missing(missing.clone()))),
@@ -157,7 +163,7 @@ impl<'a> Admission<'a> {
         let Some(manifest) = self.manifest(&name.origin, &root, named_type)? else {
             return Ok(Err(Refused::missing(vec![root.to_string()])));
         };
-        let Importer { cache, store } = self.importer;
+        let Importer { cache, store, .. } = self.importer;
         cache.admit_tag(&name.origin, tag, &manifest);
         let Origin {
             namespace,
@@ -235,9 +241,9 @@ impl<'a> Admission<'a> {
             self.intake.store_small(*digest, &body)?;
         }
         let (key, source) = (Key::Blob(*digest), Source::from(origin));
-        let Importer { cache, store } = self.importer;
+        let Importer { cache, store, .. } = self.importer;
         store.record_source(&key, &source, self.rule.is_public)?;
-        cache.replicate(&key);
+        cache.replicate(&origin.namespace, &key);
         Ok(())
     }
 

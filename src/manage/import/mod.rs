@@ -22,7 +22,8 @@ use crate::cache::Cache;
 use crate::limits::{IMPORT_NAMED_MAX, IMPORT_OBJECTS_MAX};
 use crate::manage::archive::{ArchiveError, decoded};
 use crate::manage::bundle::format::FormatError;
-use crate::store::{FsStore, StoreError};
+use crate::oci::Origin;
+use crate::store::{FsStore, StoreError, Stores};
 
 pub use report::{ImportReport, ImportState, ImportedImage};
 pub use request::ImportRule;
@@ -35,6 +36,8 @@ use intake::Intake;
 #[derive(Clone)]
 pub struct Importer {
     cache: Cache,
+    stores: Stores,
+    /// The default store, which gets the content.
     store: Arc<FsStore>,
 }
 
@@ -56,9 +59,14 @@ enum ImportError {
 }
 
 impl Importer {
-    /// Creates the parts for the store of `cache`.
-    pub fn new(cache: Cache, store: Arc<FsStore>) -> Self {
-        Importer { cache, store }
+    /// Creates the parts for the stores of `cache`.
+    pub fn new(cache: Cache, stores: Stores) -> Self {
+        let store = stores.default_store().clone();
+        Importer { cache, stores, store }
+    }
+
+    fn has_own_store(&self, origin: &Origin) -> bool {
+        self.stores.dirs().place_of(&origin.namespace).is_some()
     }
 
     /// Imports `archive`: a bundle, an OCI image layout or a docker-archive, as tar, plain or compressed.

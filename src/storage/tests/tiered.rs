@@ -49,7 +49,7 @@ fn helper() -> Helper {
 
 impl Tiered {
     async fn open_in(&self, dir: &Path) -> Machine {
-        let bucket = Bucket::new(self.engine.open().await.unwrap(), false);
+        let bucket = Arc::new(Bucket::new(self.engine.open().await.unwrap(), false));
         let fs = loop {
             match FsStore::open(dir) {
                 Ok(fs) => break Arc::new(fs.with_bucket(&bucket.store().identity())),

@@ -81,6 +81,8 @@ pub struct FsStore {
     releasing: Mutex<releasing::Releasing>,
     evictions: evicted::EvictionTotals,
     removals: Removals,
+    /// Whether the store is for single registries, with `cache_dir`.
+    is_of_registries: bool,
     upload_holds: UploadHolds,
     /// The marks of copies in the bucket behind the directory. `None` without such a bucket, and on a
     /// file system that keeps no marks.
@@ -105,6 +107,22 @@ impl FsStore {
             }
         }
         FsStore { registries, ..self }
+    }
+
+    /// Returns the store as the store of single registries, which reports its removals to `removals` too.
+    /// The cores of a cache read the removals of all stores together.
+    pub fn of_registries(self, removals: Removals) -> Self {
+        FsStore {
+            removals,
+            is_of_registries: true,
+            ..self
+        }
+    }
+
+    /// Returns the directory of a store of single registries, for log lines. `None` for the default
+    /// store.
+    pub fn registry_dir(&self) -> Option<String> {
+        self.is_of_registries.then(|| self.root.display().to_string())
     }
 
     pub fn root(&self) -> &Path {

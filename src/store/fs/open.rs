@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::FsStore;
 use super::layout::{BLOBS, LOCK, MANIFESTS, TEMPORARY};
 use super::verify::VerificationCounts;
-use crate::config::{Live, Registries, StoreBounds};
+use crate::config::{Live, Overlap, Registries, StoreBounds};
 use crate::store::claims::Claims;
 use crate::store::eviction::Minute;
 use crate::store::index::Index;
@@ -27,6 +27,38 @@ pub enum OpenError {
     InUse(PathBuf),
     #[error("cannot use {path} as the store: {source}; set FS_ROOT to another directory")]
     Unusable { path: PathBuf, source: io::Error },
+    #[error(
+        "another process uses the store {0}; each process needs its own directory; set cache_dir of the registry to another directory"
+    )]
+    OfRegistryInUse(PathBuf),
+    #[error(
+        "cannot use {path} as the store of a registry: {source}; set cache_dir of the registry to another directory"
+    )]
+    OfRegistryUnusable { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot use {path} as the store of a registry: the directory {overlap} {other}, another store; set cache_dir to a directory outside all other stores"
+    )]
+    Overlaps {
+        path: PathBuf,
+        overlap: Overlap,
+        other: PathBuf,
+    },
+}
+
+impl OpenError {
+    /// Returns whether another process uses the store.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, OpenError::InUse(_) | OpenError::OfRegistryInUse(_))
+    }
+
+    /// Returns the error for the store of a registry.
+    pub(in crate::store) fn of_registry(self) -> Self {
+        match self {
+            OpenError::InUse(root) => OpenError::OfRegistryInUse(root),
+            OpenError::Unusable { path, source } => OpenError::OfRegistryUnusable { path, source },
+            other => other,
+        }
+    }
 }
 
 impl FsStore {
@@ -112,6 +144,7 @@ impl FsStore {
             releasing: Mutex::default(),
             evictions: Default::default(),
             removals: Removals::default(),
+            is_of_registries: false,
             upload_holds: UploadHolds::default(),
             copy_marks: None,
             pins: Mutex::new(super::pins::read(root)),

@@ -31,6 +31,18 @@ impl FsStore {
         self.change_pins(|pins| Ok(pins.remove(pin)))
     }
 
+    /// Adds pins, with one write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`FsStore::pin`].
+    pub fn add_pins<'a>(&self, added: impl Iterator<Item = &'a Pin>) -> Result<bool, PinError> {
+        self.change_pins(|pins| {
+            let mut added = added.cloned();
+            added.try_fold(false, |is_changed, pin| Ok(pins.add(pin)? || is_changed))
+        })
+    }
+
     fn change_pins(
         &self,
         change: impl FnOnce(&mut Pins) -> Result<bool, PinError>,

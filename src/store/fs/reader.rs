@@ -1,4 +1,4 @@
-//! Reads the content of a directory without its lock, beside a running cache.
+//! Reads the content of all directories of a cache without their locks, beside a running cache.
 //!
 //! Commits and replacements are atomic, so a reader sees entries before or after a change, and
 //! never a part of an entry. An entry may disappear between two calls.
@@ -15,14 +15,18 @@ use super::find::{EntryState, look};
 use super::layout::{self, REPOSITORY_DEPTH_MAX, TAGS};
 use super::open_regular;
 use super::tags::read_pointer;
+use crate::config::StoreDirs;
 use crate::limits::{MANIFEST_BYTES_MAX, SIDECAR_BYTES_MAX};
 use crate::oci::{Accept, Digest, Namespace, Origin, Repository, Tag};
 use crate::store::{Key, Meta, Pins, StoredEntry, TagPointer};
 
-/// A read-only view of a store's directory.
+/// A read-only view of a store's directory, and of the stores of registries with `cache_dir`.
 #[derive(Debug)]
 pub struct StoreReader {
     pub(super) root: PathBuf,
+    /// The stores of registries. The content of a registry outside its own store is never served, so
+    /// the reader leaves out such content.
+    dirs: StoreDirs,
 }
 
 /// The stored manifests of a repository.
@@ -51,10 +55,56 @@ impl StoreReader {
     ///
     /// `root` is not a readable directory of a store.
     pub fn open(root: &Path) -> io::Result<Self> {
+        Self::open_all(root, StoreDirs::default())
+    }
+
+    /// Opens the default store in `root`, and the stores in `dirs`. An absent store of a registry is
+    /// empty.
+    ///
+    /// # Errors
+    ///
+    /// `root` is not a readable directory of a store.
+    pub fn open_all(root: &Path, dirs: StoreDirs) -> io::Result<Self> {
         fs::read_dir(root.join(layout::MANIFESTS))?;
         Ok(StoreReader {
             root: root.to_owned(),
+            dirs,
         })
+    }
+
+    /// Returns the directory of the store at a place of `dirs`. `None` means the default store.
+    fn root_at(&self, place: Option<usize>) -> &Path {
+        place.map_or(&self.root, |place| &self.dirs.dirs()[place])
+    }
+
+    /// Returns the place of the store with the content of a registry. `None` means the default store.
+    pub fn place_of(&self, namespace: &Namespace) -> Option<usize> {
+        self.dirs.place_of(namespace)
+    }
+
+    /// Returns the directory of the store with the content of a registry.
+    fn root_of(&self, namespace: &Namespace) -> &Path {
+        self.root_at(self.place_of(namespace))
+    }
+
+    /// Returns the registries in all stores, by the name of the directory in `manifests`, sorted by this
+    /// name.
+    fn registries(&self, failed: &mut impl FnMut(&Path, &io::Error)) -> Vec<(String, Namespace, PathBuf)> {
+        let places = (0..self.dirs.dirs().len()).map(Some);
+        let mut found = Vec::new();
+        for place in std::iter::once(None).chain(places) {
+            let manifests = self.root_at(place).join(layout::MANIFESTS);
+            for name in names(&manifests, failed) {
+                if let Ok(namespace) = name.parse::<Namespace>()
+                    && self.place_of(&namespace) == place
+                {
+                    let dir = manifests.join(&name);
+                    found.push((name, namespace, dir));
+                }
+            }
+        }
+        found.sort();
+        found
     }
 
     /// Calls `visit` for each repository that `is_wanted` and has stored manifests, in the order of
@@ -66,12 +116,8 @@ impl StoreReader {
         visit: &mut impl FnMut(StoredRepository) -> ControlFlow<()>,
         failed: &mut impl FnMut(&Path, &io::Error),
     ) -> ControlFlow<()> {
-        let manifests = self.root.join(layout::MANIFESTS);
-        for name in names(&manifests, failed) {
-            if let Ok(namespace) = name.parse::<Namespace>() {
-                let dir = manifests.join(&name);
-                self.walk(&dir, &namespace, "", 0, is_wanted, visit, failed)?;
-            }
+        for (_, namespace, dir) in self.registries(failed) {
+            self.walk(&dir, &namespace, "", 0, is_wanted, visit, failed)?;
         }
         ControlFlow::Continue(())
     }
@@ -158,7 +204,9 @@ impl StoreReader {
     /// The file system failed.
     pub fn manifest(&self, origin: &Origin, digest: &Digest) -> io::Result<Option<StoredManifest>> {
         let key = Key::manifest(origin, digest);
-        let (EntryState::Entry(entry) | EntryState::Unverified(entry)) = look(&self.root, &key)? else {
+        let (EntryState::Entry(entry) | EntryState::Unverified(entry)) =
+            look(self.root_of(&origin.namespace), &key)?
+        else {
             return Ok(None);
         };
         let size = entry.meta.size.min(MANIFEST_BYTES_MAX as u64) as usize;
@@ -179,42 +227,46 @@ impl StoreReader {
     /// The file system failed.
     pub fn tag(&self, origin: &Origin, tag: &Tag) -> io::Result<Option<TagPointer>> {
         let path = layout::pointer(&origin.namespace, &origin.repository, tag, Accept::NATIVE);
-        read_pointer(&self.root.join(path))
+        read_pointer(&self.root_of(&origin.namespace).join(path))
     }
 
     /// Returns the digests of the manifests of a repository, sorted. Empty if the directory cannot be read.
     pub fn manifests(&self, origin: &Origin) -> Vec<Digest> {
         let dir = layout::repository_dir(&origin.namespace, &origin.repository);
-        let found = names(&self.root.join(dir), &mut |_, _| {});
+        let found = names(&self.root_of(&origin.namespace).join(dir), &mut |_, _| {});
         found
             .iter()
             .filter_map(|name| Digest::from_file_name(name))
             .collect()
     }
 
-    /// Returns the metadata of a stored blob whose data has the size in its metadata. `None` if the store
-    /// has no such entry.
+    /// Returns the metadata of a blob in the store of a registry, whose data has the size in its metadata.
+    /// `None` if the store has no such entry.
     ///
     /// # Errors
     ///
     /// The file system failed.
-    pub fn blob(&self, digest: &Digest) -> io::Result<Option<Arc<Meta>>> {
-        match look(&self.root, &Key::Blob(*digest))? {
+    pub fn blob(&self, namespace: &Namespace, digest: &Digest) -> io::Result<Option<Arc<Meta>>> {
+        match look(self.root_of(namespace), &Key::Blob(*digest))? {
             EntryState::Entry(entry) | EntryState::Unverified(entry) => Ok(Some(entry.meta)),
             EntryState::Broken(_) | EntryState::Nothing => Ok(None),
         }
     }
 
-    /// Opens the content under `key`. `None` if the store has no such entry.
+    /// Opens the content under `key`, of a blob in any store. `None` if there is no such entry.
     ///
     /// # Errors
     ///
     /// The file system failed.
     pub fn content(&self, key: &Key) -> io::Result<Option<StoredEntry>> {
-        Ok(match look(&self.root, key)? {
-            EntryState::Entry(entry) | EntryState::Unverified(entry) => Some(entry),
-            EntryState::Broken(_) | EntryState::Nothing => None,
-        })
+        let places = (0..self.dirs.dirs().len()).map(Some);
+        for place in std::iter::once(None).chain(places) {
+            if let EntryState::Entry(entry) | EntryState::Unverified(entry) = look(self.root_at(place), key)?
+            {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the pins.
@@ -230,11 +282,11 @@ impl StoreReader {
         }
     }
 
-    /// Returns the size of a stored blob. `None` if the store has no such entry.
-    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let key = Key::Blob(*digest);
-        let data = fs::symlink_metadata(self.root.join(layout::content(&key))).ok()?;
-        let sidecar = fs::symlink_metadata(self.root.join(layout::sidecar(&key))).ok()?;
+    /// Returns the size of a blob in the store of a registry. `None` if the store has no such entry.
+    pub fn blob_size(&self, namespace: &Namespace, digest: &Digest) -> Option<u64> {
+        let (root, key) = (self.root_of(namespace), Key::Blob(*digest));
+        let data = fs::symlink_metadata(root.join(layout::content(&key))).ok()?;
+        let sidecar = fs::symlink_metadata(root.join(layout::sidecar(&key))).ok()?;
         (data.is_file() && sidecar.is_file()).then_some(data.len())
     }
 }

@@ -54,6 +54,9 @@ mod ready;
 /// Loads with referrers and signatures.
 mod referrers;
 
+/// Registries with a store of their own.
+mod registry_stores;
+
 /// The commands `purge` and `prune`, and the admin socket.
 mod remove;
 
