@@ -14,10 +14,8 @@
 //! blobs with the history of one manifest leave together, so that the rest are complete images.
 //!
 //! The loss of a blob that the bucket behind the directory has costs a read of the bucket, instead of
-//! a download from a registry. The images whose candidates are all in the bucket therefore leave before
-//! the blobs of all other images. If the copies of content of earlier processes are unknown, the wait
-//! of an image in the bucket counts [`BUCKET_COST_SHARE`] times instead. Otherwise new content in use
-//! would leave before old content.
+//! a download from a registry. An image whose candidates are all in the bucket therefore leaves before
+//! the other images of its queue, unless its wait is [`BUCKET_COST_SHARE`] times shorter.
 //!
 //! Metadata (manifests, tags, and blobs of at most [`METADATA_BLOB_BYTES_MAX`]) frees little room
 //! and costs an upstream request each. Metadata leaves last, or if it exceeds its budget. Of the
@@ -89,11 +87,6 @@ pub trait Objects {
     fn is_pinned(&self, _number: u32) -> bool {
         false
     }
-
-    /// Returns whether [`Object::is_in_bucket`] is known for content of earlier processes.
-    fn knows_copies(&self) -> bool {
-        true
-    }
 }
 
 /// The room that an eviction must make.
@@ -125,13 +118,22 @@ pub struct Use {
 pub fn choose(objects: &impl Objects, now: Minute, need: Need) -> Vec<u32> {
     let uses = uses(objects, now);
     let Queues {
-        probation,
-        main,
+        mut probation,
+        mut main,
         mut metadata,
     } = queues(objects, &uses, now);
-    let share = (probation.bytes + main.bytes) / PROBATION_SHARE;
-    let mut surplus = probation.bytes.saturating_sub(share);
-    let [probation, main] = [probation, main].map(|queue| by_copies(objects, &uses, queue.candidates));
+    for queue in [&mut probation, &mut main] {
+        let lacks_copy = owners_without_copy(objects, &uses, &queue.candidates);
+        queue.candidates.sort_unstable_by_key(|&number| {
+            let used = &uses[number as usize];
+            let last = uses[used.owner as usize].last;
+            let wait = match lacks_copy[used.owner as usize] {
+                true => u64::from(used.wait),
+                false => u64::from(used.wait) * BUCKET_COST_SHARE,
+            };
+            (Reverse(wait), last, used.owner, number)
+        });
+    }
     let mut choice = Choice {
         objects,
         uses: &uses,
@@ -139,13 +141,11 @@ pub fn choose(objects: &impl Objects, now: Minute, need: Need) -> Vec<u32> {
         victims: Vec::new(),
         bytes: 0,
     };
-    for (probation, main) in probation.iter().zip(&main) {
-        let before = choice.bytes;
-        let rest = choice.take(probation, |choice| choice.bytes - before >= surplus);
-        surplus = surplus.saturating_sub(choice.bytes - before);
-        choice.take(main, |_| false);
-        choice.take(rest, |_| false);
-    }
+    let share = (probation.bytes + main.bytes) / PROBATION_SHARE;
+    let surplus = probation.bytes.saturating_sub(share);
+    let rest = choice.take(&probation.candidates, |choice| choice.bytes >= surplus);
+    choice.take(&main.candidates, |_| false);
+    choice.take(rest, |_| false);
     // Metadata beyond its budget leaves even if blobs have made the room.
     let (before, budget) = (choice.bytes, need.metadata_bytes_max);
     let surplus = if metadata.bytes > budget {
@@ -163,28 +163,6 @@ pub fn choose(objects: &impl Objects, now: Minute, need: Need) -> Vec<u32> {
         choice.take_metadata(&metadata.candidates, |choice| choice.bytes - before >= surplus);
     }
     choice.victims
-}
-
-/// Sorts the candidates of a queue. Returns the images that the bucket surely has, and the images that
-/// the bucket may lack.
-fn by_copies(objects: &impl Objects, uses: &[Use], mut candidates: Vec<u32>) -> [Vec<u32>; 2] {
-    let lacks_copy = owners_without_copy(objects, uses, &candidates);
-    let lacks_copy = |number: u32| lacks_copy[uses[number as usize].owner as usize];
-    let knows_copies = objects.knows_copies();
-    candidates.sort_unstable_by_key(|&number| {
-        let used = &uses[number as usize];
-        let last = uses[used.owner as usize].last;
-        let cost = match knows_copies || lacks_copy(number) {
-            true => 1,
-            false => BUCKET_COST_SHARE,
-        };
-        (Reverse(u64::from(used.wait) * cost), last, used.owner, number)
-    });
-    if !knows_copies {
-        return [candidates, Vec::new()];
-    }
-    let (lacking, copied) = candidates.into_iter().partition(|&number| lacks_copy(number));
-    [copied, lacking]
 }
 
 /// Returns for each number whether the bucket may lack a candidate of this owner.

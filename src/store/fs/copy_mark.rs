@@ -88,7 +88,6 @@ impl FsStore {
                 "file system keeps no extended attributes; copies in the bucket are unknown after a restart"
             );
         }
-        self.index.lock().set_knows_copies(keeps_marks);
         FsStore {
             copy_marks: Some(marks).filter(|_| keeps_marks),
             ..self

@@ -55,7 +55,6 @@ impl Index {
         self.free.clone_from(&index.free);
         (self.bytes, self.reserved) = (index.bytes, index.reserved);
         (self.started, self.is_whole) = (index.started, index.is_whole);
-        self.knows_copies = index.knows_copies;
         Some(())
     }
 

@@ -117,8 +117,6 @@ pub struct Index {
     reserved: u64,
     /// Whether the scan has seen every object of earlier processes.
     is_whole: bool,
-    /// Whether the index has the copies in the bucket of entries of earlier processes.
-    knows_copies: bool,
 }
 
 impl Index {
@@ -145,11 +143,6 @@ impl Index {
     /// Records that the scan has seen every object.
     pub fn set_whole(&mut self) {
         self.is_whole = true;
-    }
-
-    /// Records whether the scan finds the copies in the bucket of entries of earlier processes.
-    pub fn set_knows_copies(&mut self, knows_copies: bool) {
-        self.knows_copies = knows_copies;
     }
 
     pub fn reserved(&self) -> u64 {
@@ -472,10 +465,6 @@ impl Objects for Index {
 
     fn for_each_named(&self, number: u32, visit: impl FnMut(u32)) {
         self.for_each_link(number, |_| true, visit);
-    }
-
-    fn knows_copies(&self) -> bool {
-        self.knows_copies
     }
 }
 

@@ -51,8 +51,4 @@ impl Objects for OfRegistry<'_> {
     fn is_pinned(&self, number: u32) -> bool {
         self.objects.is_pinned(number)
     }
-
-    fn knows_copies(&self) -> bool {
-        self.objects.knows_copies()
-    }
 }

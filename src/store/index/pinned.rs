@@ -78,8 +78,4 @@ impl Objects for WithPins<'_> {
     fn is_pinned(&self, number: u32) -> bool {
         self.pinned.contains(&number)
     }
-
-    fn knows_copies(&self) -> bool {
-        self.index.knows_copies()
-    }
 }
