@@ -110,7 +110,7 @@ join() {
 tools=(cc:gcc make:make objcopy:binutils git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 npm:npm shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
-  docker-compose:docker-compose unshare:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell)
+  docker-compose:docker-compose unshare:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell zstd:zstd)
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -356,7 +356,7 @@ full() {
   script "drivers in containers" scripts/drivers.sh "$binary"
   for driver in auto epoll; do script "overload on $driver" env IO_DRIVER=$driver scripts/overload.sh quick "$binary"; done
   if command -v python3 >/dev/null; then
-    step "real clients" logged env DRIVERS="auto epoll" scripts/clients.sh public,private,auth,tls,h2 "$binary"
+    step "real clients" logged env DRIVERS="auto epoll" scripts/clients.sh public,private,auth,tls,h2,bundle "$binary"
     while read -r line; do results+=("real clients, $line"); done < <(grep -E ': [0-9]+ passed, ' "$log")
     while read -r line; do skipped+=("real clients: ${line#SKIP  }"); done < <(grep '^SKIP ' "$log")
   else

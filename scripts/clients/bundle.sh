@@ -64,7 +64,7 @@ unpack_layout() {
 
 read_by_oras() {
   unpack_layout
-  oras copy --recursive --from-oci-layout "$work/layout:$image" --to-oci-layout "$work/oras:1"
+  oras copy --recursive --from-oci-layout "$work/layout@$(root_of app)" --to-oci-layout "$work/oras:1"
   same "roots" "$(root_of app)" "$(jq -r '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == "1").digest' "$work/oras/index.json")"
 }
 

@@ -251,7 +251,10 @@ impl<'a> RepositoryContent<'a> {
                     }
                 }
             }
-            _ => {}
+            // Too many links or levels, or an unknown form.
+            _ => content.missing.push(format!(
+                "the content of the manifest {digest}, whose links cannot be followed"
+            )),
         }
         Ok(())
     }

@@ -83,17 +83,14 @@ impl<'a> Leaving<'a> {
         };
         let changed: Vec<u32> = changed.collect();
         self.seen = index.changes.count();
-        // First all changed objects of the plan, because each of the others may name another one.
+        // First all changed objects of the plan, because each of the others may name another one. An object
+        // that was removed and stored again stays too, because a check of the manifest that names the object
+        // may have come between.
         for number in &changed {
-            let place = self.places.get(number);
-            if place.is_some_and(|&at| !self.is_unchanged(index, at)) {
-                self.places.remove(number);
-            }
+            self.places.remove(number);
         }
         for number in changed {
-            if !self.places.contains_key(&number) {
-                self.keep_named(index, number);
-            }
+            self.keep_named(index, number);
         }
         let number = self.plan.objects[at].number;
         if self.places.get(&number) != Some(&at) {

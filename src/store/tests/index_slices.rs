@@ -1,7 +1,7 @@
 //! Copies of an index, and the checks of planned removals, while other threads change the index
 //! between the slices.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashSet;
 
 use proptest::collection::vec;
@@ -11,7 +11,7 @@ use super::index_sample::{blob, digest, facts, image, insert_tag, manifest};
 use crate::limits::INDEX_CHANGES_MAX;
 use crate::oci::{Child, Descriptor, ManifestLinks};
 use crate::store::eviction::{Kind, Minute, Objects as _};
-use crate::store::index::{Index, IndexedImage, Leaving, RemovalPlan, copy_of};
+use crate::store::index::{Index, IndexedImage, Leaving, ObjectName, PlannedObject, RemovalPlan, copy_of};
 use crate::store::pins::{Pin, Pins};
 
 const BLOBS: usize = 6;
@@ -254,6 +254,35 @@ fn count_leaving(index: &Index, plan: &RemovalPlan, pins: &Pins) -> usize {
     let mut leaving = Leaving::new(|| index, SLICE, plan, pins);
     let places = 0..plan.objects.len();
     places.filter(|&at| leaving.contains(index, at)).count()
+}
+
+#[test]
+fn blob_that_is_stored_again_after_a_removal_during_the_check_stays_for_its_image() {
+    let mut index = Index::default();
+    let plan = planned_removal(&mut index);
+    // The image came after the plan, and names the blob.
+    apply(&mut index, Change::Image(1, 0));
+    let planned = |planned: &PlannedObject| planned.name == ObjectName::Entry(blob("blob 0"));
+    let at = plan
+        .objects
+        .iter()
+        .position(planned)
+        .expect("the plan has the blob");
+    let (index, locks) = (RefCell::new(index), Cell::new(0));
+    let lock = || {
+        locks.set(locks.get() + 1);
+        // One lock for the count of changes, two for the four objects of the plan.
+        if locks.get() == 4 {
+            index.borrow_mut().remove_number(plan.objects[at].number);
+        }
+        index.borrow()
+    };
+    let mut leaving = Leaving::new(lock, SLICE, &plan, &Pins::default());
+    assert!(locks.get() >= 4, "{} locks", locks.get());
+    let mut index = index.into_inner();
+    apply(&mut index, Change::Blob(0));
+    assert!(is_unchanged(&index, &plan, at), "the blob has its slot again");
+    assert!(!leaving.contains(&index, at));
 }
 
 #[test]
