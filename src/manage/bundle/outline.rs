@@ -1,4 +1,4 @@
-//! The parts of a stored manifest that decide what belongs into a bundle. Performs no I/O.
+//! The parts of a stored manifest that select the content of a bundle. Performs no I/O.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The images, manifests and blobs of one repository that belong into a bundle.
+//! The images, manifests and blobs of one repository for a bundle.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;

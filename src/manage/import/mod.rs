@@ -70,7 +70,7 @@ impl Importer {
     }
 
     /// Imports `archive`: a bundle, an OCI image layout or a docker-archive, as tar, plain or compressed.
-    /// An image without all its content stays invisible, and the report names what is missing. Blocks, and
+    /// An image without all its content stays invisible, and the report names the missing content. Blocks, and
     /// must not be called on the helper pool.
     pub fn run(&self, archive: impl Read + Send + 'static, rule: &ImportRule) -> ImportReport {
         let mut report = ImportReport::default();
