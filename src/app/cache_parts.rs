@@ -1,12 +1,13 @@
 //! The parts of a cache behind its listeners: the stores, the registries, and the cache between them.
 
-use super::AppError;
+use super::{AppError, resources};
 use crate::cache::{Cache, FetchOptions, PrefetchOptions, TagPolicy};
 use crate::config::{Config, Live, StoreDirs};
 use crate::fairness::Parties;
 use crate::manage::Loader;
 use crate::runtime::helper::Helper;
-use crate::runtime::memory_budget::MemoryBudget;
+use crate::runtime::memory_budget::{MemoryBudget, default_budget};
+use crate::shared_file;
 use crate::storage::Storages;
 use crate::upstream::Upstreams;
 
@@ -63,6 +64,19 @@ impl CacheParts {
             upstreams,
             cache,
         })
+    }
+
+    /// Opens the stores of `config` for a command without cores and listeners.
+    ///
+    /// # Errors
+    ///
+    /// Like [`CacheParts::open`], or a thread cannot be created.
+    pub fn open_for_command(config: &Config) -> Result<Self, AppError> {
+        let descriptors = resources::raise_descriptor_limit();
+        shared_file::start_closing_thread().map_err(AppError::threads)?;
+        let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
+        let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), 1);
+        CacheParts::open(config, &helper, &memory, descriptors)
     }
 
     pub fn loader(&self) -> Loader {

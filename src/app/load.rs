@@ -2,14 +2,11 @@
 
 use crossbeam_channel::Receiver;
 
+use super::AppError;
 use super::cache_parts::CacheParts;
 use super::preload::wait_for_scan;
-use super::{AppError, resources};
 use crate::config::Config;
 use crate::manage::{LoadProgress, LoadReport, LoadRule};
-use crate::runtime::helper::Helper;
-use crate::runtime::memory_budget::{MemoryBudget, default_budget};
-use crate::shared_file;
 
 /// Loads the images of `rule` into the store of `config`, which no other process may use. The drop of
 /// the sender of `stopped` ends the load. Blocks.
@@ -23,11 +20,7 @@ pub fn load(
     progress: &LoadProgress,
     stopped: &Receiver<()>,
 ) -> Result<LoadReport, AppError> {
-    let descriptors = resources::raise_descriptor_limit();
-    shared_file::start_closing_thread().map_err(AppError::threads)?;
-    let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
-    let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), 1);
-    let parts = CacheParts::open(config, &helper, &memory, descriptors)?;
+    let parts = CacheParts::open_for_command(config)?;
     // The bounds of the store hold for loads too.
     let maintenance = parts.storages.start_maintenance().map_err(AppError::threads)?;
     // A stop during the scan also ends the load, which returns a report without images.
