@@ -6,15 +6,14 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+use super::callers::for_first_allowed;
 use super::progress::ImageProgress;
 use super::request::WantedImage;
 use crate::cache::{
     Approach, Cache, Caller, FetchError, ListingError, ManifestAnswer, ManifestKey, Priority,
 };
 use crate::config::Live;
-use crate::limits::{
-    INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_REFERRERS_MAX, LOAD_RETRIES_MAX, LOAD_RETRY_PAUSE,
-};
+use crate::limits::{INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_REFERRERS_MAX};
 use crate::oci::{
     Accept, Child, Digest, ManifestLinks, Namespace, Origin, Platforms, Reference, required_blobs,
 };
@@ -209,30 +208,12 @@ impl<'a> ImagePull<'a> {
         Ok(())
     }
 
-    /// Makes a request for each caller in turn, until one is not refused. Waits while the cache has no
-    /// slot for the request, and repeats a request that another fetch has displaced.
+    /// Makes a request for each caller, see [`for_first_allowed`].
     pub(super) async fn for_first_allowed<T>(
         &self,
         request: impl AsyncFn(&Caller) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
-        let mut refused = FetchError::Lost;
-        for caller in &self.callers {
-            let mut retries = 0;
-            let outcome = loop {
-                match request(caller).await {
-                    // Other fetches need the slots. The time of the whole image bounds the loop.
-                    Err(FetchError::Overloaded | FetchError::Displaced) => {}
-                    Err(FetchError::Abandoned(_)) if retries < LOAD_RETRIES_MAX => retries += 1,
-                    outcome => break outcome,
-                }
-                monoio::time::sleep(LOAD_RETRY_PAUSE).await;
-            };
-            match outcome {
-                Err(error) if error.is_refusal() => refused = error,
-                outcome => return outcome,
-            }
-        }
-        Err(refused)
+        for_first_allowed(&self.callers, request).await
     }
 
     pub(super) fn origin(&self) -> &Origin {

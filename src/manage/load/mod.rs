@@ -1,5 +1,6 @@
 //! Loads images into the store: pulls of the cache itself, without a client.
 
+mod callers;
 mod image;
 mod progress;
 mod referrers;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::callers::for_first_allowed;
 use super::report::ListedTags;
 use super::request::{WantedImage, WantedTags};
-use crate::cache::{Approach, Cache, Caller, FetchError, ListingAnswer, ListingError, ListingKey};
+use crate::cache::{Approach, Cache, Caller, ListingAnswer, ListingError, ListingKey};
 use crate::config::Live;
-use crate::limits::{LOAD_RETRY_PAUSE, LOAD_TAG_PAGES_MAX, LOAD_TAGS_MAX, TAGS_PER_PAGE_MAX};
+use crate::limits::{LOAD_TAG_PAGES_MAX, LOAD_TAGS_MAX, TAGS_PER_PAGE_MAX};
 use crate::oci::{ImageName, ListQuery, Namespace, Reference, Tag};
 use crate::upstream::Target;
 
@@ -110,35 +111,26 @@ fn tags_of(answer: &ListingAnswer) -> Result<Vec<Tag>, TagsError> {
     Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// Requests a page for each caller in turn, until one is not refused. Waits while the cache has no slot
-/// for the request.
+/// Returns a page of the tags.
 async fn page_for_first_allowed(
     cache: &Cache,
     callers: &[Caller],
     wanted: &WantedTags,
     page: ListQuery,
 ) -> Result<ListingAnswer, ListingError> {
-    let mut refused = ListingError::Fetch(FetchError::Lost);
-    for caller in callers {
+    let request = async |caller: &Caller| {
         let key = ListingKey {
             origin: wanted.origin.clone(),
             target: Target::Tags(page.clone()),
             caller: caller.clone(),
         };
-        let outcome = loop {
-            match cache.listing(key.clone()).await {
-                // The time of the search bounds the loop.
-                Err(ListingError::Fetch(FetchError::Overloaded)) => {}
-                outcome => break outcome,
-            }
-            monoio::time::sleep(LOAD_RETRY_PAUSE).await;
-        };
-        match outcome {
-            Err(error) if error.is_refusal() => refused = error,
-            outcome => return outcome,
+        match cache.listing(key).await {
+            Err(ListingError::Fetch(error)) => Err(error),
+            outcome => Ok(outcome),
         }
-    }
-    Err(refused)
+    };
+    let outcome = for_first_allowed(callers, request).await;
+    outcome.unwrap_or_else(|error| Err(ListingError::Fetch(error)))
 }
 
 impl WantedTags {
