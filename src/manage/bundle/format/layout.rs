@@ -85,6 +85,15 @@ impl OciDescriptor {
 }
 
 impl OciIndex {
+    /// Returns the index of an image layout.
+    pub fn of_layout(manifests: Vec<OciDescriptor>) -> Self {
+        OciIndex {
+            schema_version: 2,
+            media_type: None,
+            manifests,
+        }
+    }
+
     /// Parses `index.json`.
     ///
     /// # Errors

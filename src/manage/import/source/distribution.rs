@@ -47,11 +47,7 @@ pub(super) fn parts(root: &Path, registry: &Namespace) -> Result<Vec<Part>, Sour
         let media_type = manifest_type(None, &body).unwrap_or_default();
         manifests.push(OciDescriptor::new(media_type, digest, body.len() as u64).named(&name));
     }
-    let index = OciIndex {
-        schema_version: 2,
-        media_type: None,
-        manifests,
-    };
+    let index = OciIndex::of_layout(manifests);
     parts.push(Part::bytes(INDEX_JSON, index.to_json()));
     Ok(parts)
 }

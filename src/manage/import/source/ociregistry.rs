@@ -54,11 +54,7 @@ pub(super) fn parts(root: &Path) -> Result<Vec<Part>, SourceError> {
             parts.push(Part::file(blob_path(&digest), file.path, file.size));
         }
     }
-    let index = OciIndex {
-        schema_version: 2,
-        media_type: None,
-        manifests,
-    };
+    let index = OciIndex::of_layout(manifests);
     parts.push(Part::bytes(INDEX_JSON, index.to_json()));
     Ok(parts)
 }
