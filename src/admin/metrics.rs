@@ -307,49 +307,15 @@ impl Scrape {
                 .map(move |(name, store)| (name.as_str(), value(store)));
             values.filter_map(|(name, value)| Some((labels([("store", name)]), value?)))
         };
-        let bytes = Some(&Unit::Bytes);
-        families.gauges(
-            "store",
-            "Bytes of stored content on the disk",
-            bytes,
-            of_stores(|store| Some(store.bytes)),
-        )?;
-        families.gauges(
-            "store_reserved",
-            "Bytes reserved for downloads in progress",
-            bytes,
-            of_stores(|store| Some(store.reserved_bytes)),
-        )?;
-        families.gauges(
-            "store_max",
-            "Bound of the stored bytes",
-            bytes,
-            of_stores(|store| store.bytes_max),
-        )?;
-        families.gauges(
-            "store_free",
-            "Free bytes of the file system",
-            bytes,
-            of_stores(|store| Some(store.free_bytes)),
-        )?;
-        families.gauges(
-            "store_free_min",
-            "Bytes of the file system that are kept free",
-            bytes,
-            of_stores(|store| Some(store.free_bytes_min)),
-        )?;
-        families.gauges(
-            "store_objects",
-            "Stored objects",
-            None,
-            of_stores(|store| Some(store.objects as u64)),
-        )?;
-        families.gauges(
-            "store_scanned",
-            "1 after the scan at start, which completes the figures of the store",
-            None,
-            of_stores(|store| Some(u64::from(store.scanned))),
-        )?;
+        for StoreGauge {
+            name,
+            help,
+            unit,
+            value,
+        } in &STORE_GAUGES
+        {
+            families.gauges(name, help, unit.as_ref(), of_stores(*value))?;
+        }
         let evictions = self.stores.iter().flat_map(|(name, store)| {
             [
                 ("size", store.evictions.size),
@@ -363,12 +329,6 @@ impl Scrape {
             "Evicted objects, by the bound that was exceeded",
             None,
             evictions,
-        )?;
-        families.gauges(
-            "last_evicted_age",
-            "Time from the last use to the eviction of the content evicted last",
-            Some(&Unit::Seconds),
-            of_stores(|store| store.last_evicted_age_seconds),
         )?;
         families.counters(
             "verified_objects",
@@ -427,6 +387,65 @@ impl Scrape {
         )
     }
 }
+
+/// A gauge of each local store.
+struct StoreGauge {
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+    value: fn(&StoreStats) -> Option<u64>,
+}
+
+const STORE_GAUGES: [StoreGauge; 8] = [
+    StoreGauge {
+        name: "store",
+        help: "Bytes of stored content on the disk",
+        unit: Some(Unit::Bytes),
+        value: |store| Some(store.bytes),
+    },
+    StoreGauge {
+        name: "store_reserved",
+        help: "Bytes reserved for downloads in progress",
+        unit: Some(Unit::Bytes),
+        value: |store| Some(store.reserved_bytes),
+    },
+    StoreGauge {
+        name: "store_max",
+        help: "Bound of the stored bytes",
+        unit: Some(Unit::Bytes),
+        value: |store| store.bytes_max,
+    },
+    StoreGauge {
+        name: "store_free",
+        help: "Free bytes of the file system",
+        unit: Some(Unit::Bytes),
+        value: |store| Some(store.free_bytes),
+    },
+    StoreGauge {
+        name: "store_free_min",
+        help: "Bytes of the file system that are kept free",
+        unit: Some(Unit::Bytes),
+        value: |store| Some(store.free_bytes_min),
+    },
+    StoreGauge {
+        name: "store_objects",
+        help: "Stored objects",
+        unit: None,
+        value: |store| Some(store.objects as u64),
+    },
+    StoreGauge {
+        name: "store_scanned",
+        help: "1 after the scan at start, which completes the figures of the store",
+        unit: None,
+        value: |store| Some(u64::from(store.scanned)),
+    },
+    StoreGauge {
+        name: "last_evicted_age",
+        help: "Time from the last use to the eviction of the content evicted last",
+        unit: Some(Unit::Seconds),
+        value: |store| store.last_evicted_age_seconds,
+    },
+];
 
 /// Labels of a sample, with fixed names.
 #[derive(Clone, Copy)]
