@@ -21,6 +21,7 @@ mod layout;
 mod meta;
 mod missing;
 mod mode;
+mod no_room;
 mod pins;
 mod pointer;
 mod records;
@@ -58,8 +59,10 @@ pub use stores::{RegistryStoreStats, Stores, StoresStats};
 pub use tag_key::TagKey;
 pub use upload_holds::UploadHold;
 
+use std::io;
 use std::sync::Arc;
 
+use self::no_room::NoRoom;
 use crate::oci::Digest;
 use crate::shared_file::SharedFile;
 
@@ -104,7 +107,7 @@ pub struct StoredEntry {
 pub struct StoreError {
     pub doing: &'static str,
     pub path: String,
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 impl StoreError {
@@ -115,40 +118,39 @@ impl StoreError {
         StoreError {
             doing: Self::RESERVE,
             path: digest.to_string(),
-            source: std::io::Error::other(
-                "unfinished blobs of the registry hold its whole share of the free room",
-            ),
+            source: NoRoom::Share.into(),
         }
     }
 
     /// Returns whether the store has no room, for any content.
     pub fn is_about_room(&self) -> bool {
-        self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::StorageFull
+        self.doing == Self::RESERVE && self.source.kind() == io::ErrorKind::StorageFull
     }
 
     /// Returns whether the content of a registry fills its own bound.
     pub fn is_about_registry_room(&self) -> bool {
-        self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::QuotaExceeded
+        matches!(NoRoom::of(&self.source), Some(NoRoom::Registry(_)))
     }
 
     /// Returns whether the size of a registry with a bound is unknown, because the scan at start has not
     /// ended.
     pub fn is_about_scan(&self) -> bool {
-        self.doing == Self::RESERVE && self.source.kind() == std::io::ErrorKind::ResourceBusy
+        matches!(NoRoom::of(&self.source), Some(NoRoom::Unscanned(_)))
     }
 
     /// Returns whether the error concerns only this entry and not the store. The size, declared and
-    /// possibly invented by an upstream, does not fit, or exceeds the file size limit.
+    /// possibly invented by an upstream, does not fit, or exceeds the file size limit. A quota of the
+    /// file system concerns the store.
     pub fn is_about_size(&self) -> bool {
-        self.doing == Self::RESERVE || is_too_large(&self.source)
+        self.is_about_room() || NoRoom::of(&self.source).is_some() || is_too_large(&self.source)
     }
 }
 
-fn is_too_large(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::FileTooLarge
+fn is_too_large(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::FileTooLarge
 }
 
-fn hint(error: &std::io::Error) -> &'static str {
+fn hint(error: &io::Error) -> &'static str {
     if is_too_large(error) {
         "; raise the file size limit (ulimit -f, LimitFSIZE=), or use a file system without such a limit"
     } else {

@@ -13,6 +13,7 @@ use std::{fs, io};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::no_room::NoRoom;
 use super::{StoreError, mode, space};
 use crate::shared_file::SharedFile;
 
@@ -180,9 +181,7 @@ impl Room {
     }
 
     fn full(&self) -> StoreError {
-        failed(StoreError::RESERVE, &self.dir)(io::Error::other(
-            "the spool is full of blobs that wait for their upload",
-        ))
+        failed(StoreError::RESERVE, &self.dir)(NoRoom::Spool.into())
     }
 }
 

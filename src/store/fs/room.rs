@@ -12,6 +12,7 @@ use crate::oci::Namespace;
 use crate::store::StoreError;
 use crate::store::bounds::{Bounds, Usage};
 use crate::store::index::{Index, RegistryNumber};
+use crate::store::no_room::NoRoom;
 use crate::store::space::Space;
 use crate::sync::Mutex;
 
@@ -96,9 +97,7 @@ impl FsStore {
             && let Some(bounds) = self.registry_bounds(source, &space)
         {
             if size > bounds.object_max {
-                return Err(io::Error::other(format!(
-                    "the object is larger than cache_max_size of {source}"
-                )));
+                return Err(NoRoom::ObjectOfRegistry(source.clone()).into());
             }
             let mut index = self.index.lock();
             let number = index.registry_number(source);
@@ -109,9 +108,7 @@ impl FsStore {
         }
         let bounds = Bounds::new(&self.bounds, &space);
         if size > bounds.object_max {
-            return Err(io::Error::other(
-                "the object is larger than CACHE_MAX_OBJECT_SIZE",
-            ));
+            return Err(NoRoom::Object.into());
         }
         if size > self.free_room() {
             return Err(Errno::NOSPC.into());
@@ -236,13 +233,10 @@ fn unscanned_bytes(space: &Space) -> u64 {
 
 /// `is_scanned` is false before the scan has ended.
 fn registry_is_full(registry: &Namespace, is_scanned: bool) -> io::Error {
-    if !is_scanned {
-        let why =
-            format!("the size of the content of {registry} is unknown until the scan at start has ended");
-        return io::Error::new(io::ErrorKind::ResourceBusy, why);
+    let registry = registry.clone();
+    if is_scanned {
+        NoRoom::Registry(registry).into()
+    } else {
+        NoRoom::Unscanned(registry).into()
     }
-    io::Error::new(
-        io::ErrorKind::QuotaExceeded,
-        format!("the content of {registry} fills its cache_max_size, and none of it may be evicted"),
-    )
 }

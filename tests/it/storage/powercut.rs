@@ -322,6 +322,8 @@ fn a_quota_fails_no_pull() {
         "the quota limits the number of stored blobs"
     );
     eventually("the log has a line with the reason", || {
-        cache.stderr().to_ascii_lowercase().contains("quota")
+        cache.stderr().lines().any(|line| {
+            line.contains(r#"msg="store rejects writes""#) && line.to_ascii_lowercase().contains("quota")
+        })
     });
 }
