@@ -44,7 +44,10 @@ def helm(program, arguments, values):
 
 
 def render(program, values):
-    return helm(program, ["template", "release", "--namespace", "images", "--kube-version", "1.33.0"], values)
+    result = helm(program, ["template", "release", "--namespace", "images", "--kube-version", "1.33.0"], values)
+    # Versions of helm differ in the number of empty lines.
+    result.stdout = "".join(line for line in result.stdout.splitlines(True) if line.strip())
+    return result
 
 
 def golden_text(name, rendered, default):
