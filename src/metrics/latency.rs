@@ -66,10 +66,10 @@ impl LatencyTotals {
     }
 
     /// Returns the upper bound of each bucket in seconds, with the count of the bucket alone. The last
-    /// bound is [`f64::MAX`], which stands for infinity.
+    /// bound is infinite.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS_MICROS.iter().map(|&bound| seconds(bound));
-        bounds.chain([f64::MAX]).zip(self.buckets).collect()
+        bounds.chain([f64::INFINITY]).zip(self.buckets).collect()
     }
 }
 

@@ -101,6 +101,26 @@ fn every_family_is_documented_with_its_type_and_no_other() {
 }
 
 #[test]
+fn every_histogram_ends_with_an_infinite_bucket_of_all_observations() {
+    let upstream = Registry::new();
+    let cache = cache(&upstream);
+    let image = Image::small(&upstream, "org/app", "v1", fresh_seed());
+    pull(&cache.server, &upstream, "org/app", "v1", &image);
+    let scrape = Scrape::of(&cache);
+    let counts: Vec<_> = scrape
+        .samples
+        .keys()
+        .filter_map(|name| name.split_once("_seconds_count{"))
+        .collect();
+    assert!(counts.len() > 4, "{counts:?}");
+    for (family, labels) in counts {
+        let count = scrape.samples[&format!("{family}_seconds_count{{{labels}")];
+        let last = format!("{family}_seconds_bucket{{le=\"+Inf\",{labels}");
+        assert_eq!(scrape.samples.get(&last), Some(&count), "{last}: {}", scrape.text);
+    }
+}
+
+#[test]
 fn counts_equal_those_of_the_clients_and_of_the_upstream() {
     let upstream = Registry::new();
     let cache = cache(&upstream);
