@@ -175,6 +175,10 @@ pub const CORE_ABORT_TIMEOUT_IN_KERNEL: Duration = Duration::from_secs(600);
 /// Interval at which each core reports its longest loop delay.
 pub const DELAY_REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Reports of loop delays that the metrics cover: one minute, the default scrape interval of
+/// Prometheus.
+pub const DELAY_REPORTS_KEPT: usize = 6;
+
 // --- systemd ---
 
 /// Sockets that systemd may pass.

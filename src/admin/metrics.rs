@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -10,15 +11,19 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+mod faults;
+
 use super::AdminSubjects;
 use super::jobs::JobStatus;
 use super::process_usage::ProcessUsage;
 use crate::cache::{FillStatus, LookupKind, LookupResult, Lookups};
 use crate::manage::active_registries;
 use crate::metrics::{self, HttpMetrics, HttpTotals, LatencyTotals, registry_label};
+use crate::runtime::heartbeat::Heartbeat;
 use crate::runtime::memory_budget::MemoryBudget;
 use crate::server::ConnectionLimits;
-use crate::store::{RegistryContent, StoreStats, StoresStats};
+use crate::server::tls::Acceptor;
+use crate::store::{RegistryContent, S3Store, StoreStats, StoresStats};
 use crate::upstream::{AvailabilityState, RegistryStatus};
 
 /// The `Content-Type` of a scrape.
@@ -37,6 +42,10 @@ pub struct MeasuredParts {
     pub driver: &'static str,
     /// The kind of the store: `fs`, `s3` or `tiered`.
     pub storage: &'static str,
+    /// `None` without a bucket.
+    pub bucket: Option<S3Store>,
+    /// `None` without TLS.
+    pub tls: Option<Acceptor>,
 }
 
 /// The state of the cache at the time of a scrape.
@@ -51,6 +60,8 @@ struct Scrape {
     upstreams: Vec<RegistryStatus>,
     jobs: Vec<JobStatus>,
     process: ProcessUsage,
+    /// The longest recent delay of the loop of each core.
+    core_stalls: Vec<Duration>,
 }
 
 /// Returns a scrape as text. Blocks on the lock of the index.
@@ -84,6 +95,12 @@ impl Scrape {
             upstreams,
             jobs,
             process: ProcessUsage::read(),
+            core_stalls: subjects
+                .health
+                .cores()
+                .iter()
+                .map(Heartbeat::recent_delay_max)
+                .collect(),
         }
     }
 }
@@ -133,6 +150,7 @@ impl Collector for Scrape {
         self.encode_http(families)?;
         self.encode_cache(families)?;
         self.encode_store(families)?;
+        self.encode_store_failures(families)?;
         self.encode_upstreams(families)
     }
 }
@@ -167,6 +185,8 @@ impl Scrape {
             [(labels([]), memory.refused().count())],
         )?;
         self.process.encode(families)?;
+        self.encode_core_stalls(families)?;
+        self.encode_certificates(families)?;
         let mut jobs: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         for job in &self.jobs {
             *jobs.entry((job.kind.word(), job.state.word())).or_default() += 1;
@@ -475,6 +495,22 @@ impl Families<'_, '_> {
         let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
         for (labels, value) in values {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn float_gauges<'a, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: &Unit,
+        values: impl IntoIterator<Item = (Labels<'a, N>, f64)>,
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, Some(unit), MetricType::Gauge)?;
+        for (labels, value) in values {
             family.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())

@@ -224,6 +224,8 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         memory,
         driver: choice.driver.name(),
         storage: config.storage.backend(),
+        bucket: storages.bucket_store(),
+        tls: acceptor.clone(),
     };
     let jobs = Arc::new(Jobs::default());
     let subjects = supervise::admin_subjects(&config, &storages, &cache, &loader, &health, measured, &jobs);

@@ -8,6 +8,7 @@ mod http;
 mod latency;
 mod process;
 mod registry_labels;
+mod store_failures;
 
 pub use cell::Cell64;
 pub use http::{CoreHttp, FinishedRequest, HttpMetrics, HttpTotals};
@@ -17,3 +18,4 @@ pub use process::{
     received_bytes, register, wrong_bodies,
 };
 pub use registry_labels::{OTHER_REGISTRIES, admit_registry, configure_registries, registry_label};
+pub use store_failures::{StoreOperation, count_store_failure, store_failures};

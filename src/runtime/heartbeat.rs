@@ -5,12 +5,13 @@
 //! heartbeat monitors are in `watchdog`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::clock::monotonic_micros;
 use super::shutdown::Shutdown;
 use crate::fail_point::hit;
-use crate::limits::HEARTBEAT_INTERVAL;
+use crate::limits::{DELAY_REPORTS_KEPT, HEARTBEAT_INTERVAL};
 
 /// The heartbeat of one core, or of another monitored part. Each heartbeat has its own allocation,
 /// so cores do not write to shared cache lines.
@@ -25,6 +26,10 @@ struct State {
     thread: AtomicI32,
     /// The largest delay of a tick since the last read, in microseconds.
     delay_micros_max: AtomicU64,
+    /// The results of the last reads of `delay_micros_max`, the oldest at the index `reads`.
+    delay_micros_before: [AtomicU64; DELAY_REPORTS_KEPT],
+    /// The number of reads of `delay_micros_max`.
+    reads: AtomicUsize,
 }
 
 impl Heartbeat {
@@ -56,7 +61,20 @@ impl Heartbeat {
 
     /// Returns the largest delay of a tick since the last call, in microseconds.
     pub(super) fn take_delay_micros_max(&self) -> u64 {
-        self.0.delay_micros_max.swap(0, Ordering::Relaxed)
+        let micros = self.0.delay_micros_max.swap(0, Ordering::Relaxed);
+        let read = self.0.reads.fetch_add(1, Ordering::Relaxed);
+        self.0.delay_micros_before[read % DELAY_REPORTS_KEPT].store(micros, Ordering::Relaxed);
+        micros
+    }
+
+    /// Returns the largest delay of a tick since the last read, and within the last
+    /// [`DELAY_REPORTS_KEPT`] reads before. Repeated calls return the same delay, so the metrics can have
+    /// several readers.
+    pub fn recent_delay_max(&self) -> Duration {
+        let now = self.0.delay_micros_max.load(Ordering::Relaxed);
+        let before = self.0.delay_micros_before.iter();
+        let before = before.map(|micros| micros.load(Ordering::Relaxed));
+        Duration::from_micros(before.fold(now, u64::max))
     }
 }
 
@@ -166,6 +184,24 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn recent_delay_ends_after_the_kept_reports() {
+        let heartbeat = Heartbeat::default();
+        heartbeat.0.delay_micros_max.store(700, Ordering::Relaxed);
+        let delay = Duration::from_micros(700);
+        assert_eq!(
+            [heartbeat.recent_delay_max(), heartbeat.recent_delay_max()],
+            [delay; 2]
+        );
+        assert_eq!(heartbeat.take_delay_micros_max(), 700);
+        for _ in 1..DELAY_REPORTS_KEPT {
+            assert_eq!(heartbeat.take_delay_micros_max(), 0);
+            assert_eq!(heartbeat.recent_delay_max(), delay);
+        }
+        assert_eq!(heartbeat.take_delay_micros_max(), 0);
+        assert_eq!(heartbeat.recent_delay_max(), Duration::ZERO);
+    }
 
     #[test]
     fn only_a_dead_core_ends_liveness_and_everything_that_hangs_ends_readiness() {

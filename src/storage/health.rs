@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::limits::{STORE_RETRY_INTERVAL, STORE_STALL_COOLDOWN};
+use crate::metrics::{StoreOperation, count_store_failure};
 use crate::runtime::clock::unix_seconds;
 
 #[derive(Default)]
@@ -40,6 +41,7 @@ impl StoreHealth {
 
     /// Records a slow lookup. Logs once per pause.
     pub fn stalled(&self) {
+        count_store_failure(StoreOperation::FsRead);
         if self.readable() {
             let (retry_s, directory) = (STORE_STALL_COOLDOWN.as_secs(), &self.directory);
             tracing::warn!(retry_s, directory, "store lookups suspended");
@@ -50,6 +52,7 @@ impl StoreHealth {
 
     /// Records a failed write. Logs once per pause.
     pub fn failed(&self, error: &dyn std::fmt::Display) {
+        count_store_failure(StoreOperation::FsWrite);
         if self.writable() {
             let (retry_s, directory) = (STORE_RETRY_INTERVAL.as_secs(), &self.directory);
             tracing::warn!(%error, retry_s, directory, "store rejects writes");

@@ -163,6 +163,11 @@ impl Storages {
         stores.map_or_else(Vec::new, |stores| stores.registry_contents(also))
     }
 
+    /// Returns the bucket, for the metrics. `None` without a bucket.
+    pub fn bucket_store(&self) -> Option<S3Store> {
+        self.0.default.bucket().map(|bucket| bucket.store().clone())
+    }
+
     /// Returns the stores of this machine, for the operations of operators.
     pub fn local_stores(&self) -> Option<Stores> {
         self.0.stores.clone()

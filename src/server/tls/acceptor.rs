@@ -60,6 +60,15 @@ pub struct Pem {
     pub text: String,
 }
 
+/// The ends of the validity of certificates, in seconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CertificateExpiries {
+    /// The first end within the chain of the server.
+    pub server: Option<i64>,
+    /// The first end of the configured authorities of clients. `None` without such a file.
+    pub client_authorities: Option<i64>,
+}
+
 /// The reason why the material cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
@@ -181,6 +190,37 @@ impl Acceptor {
 
     pub(super) fn material(&self) -> Material {
         self.0.material.lock().clone()
+    }
+
+    /// Returns when the certificates in use expire. Parses the certificates, so the call is for a scrape
+    /// of the metrics and not for a core.
+    pub fn expiries(&self) -> CertificateExpiries {
+        let material = self.material();
+        let expires = |pem: &Pem| {
+            let facts = certificates(pem).ok()?;
+            facts
+                .iter()
+                .filter_map(Facts::read)
+                .map(|facts| facts.not_after)
+                .min()
+        };
+        CertificateExpiries {
+            server: match &material.identity {
+                ServerIdentity::Files { chain, .. } => expires(chain),
+                ServerIdentity::SelfSigned => self.0.generated.lock().as_ref().and_then(|(chain, _)| {
+                    expires(&Pem {
+                        path: PathBuf::new(),
+                        text: chain.clone(),
+                    })
+                }),
+            },
+            client_authorities: match &material.clients {
+                ClientCertificates::Requested {
+                    roots: Some(roots), ..
+                } => expires(roots),
+                _ => None,
+            },
+        }
     }
 }
 
@@ -382,5 +422,44 @@ impl Acceptor {
         if let Some(facts) = facts {
             warn(&facts);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiry_of_the_generated_certificate_is_ten_years_ahead_and_no_authority_has_one() {
+        let material = Material {
+            identity: ServerIdentity::SelfSigned,
+            clients: ClientCertificates::NotRequested,
+        };
+        let acceptor = Acceptor::new(material, KtlsSupport::NONE).unwrap();
+        let CertificateExpiries {
+            server,
+            client_authorities,
+        } = acceptor.expiries();
+        let left = server.unwrap() - unix_seconds().cast_signed();
+        let years = (left + 24 * 60 * 60) / (365 * 24 * 60 * 60);
+        assert_eq!((years, client_authorities), (10, None));
+    }
+
+    #[test]
+    fn configured_authorities_of_clients_have_an_expiry() {
+        let (pem, _) = self_signed::generate().unwrap();
+        let roots = Pem {
+            path: PathBuf::from("clients.pem"),
+            text: pem.repeat(2),
+        };
+        let material = Material {
+            identity: ServerIdentity::SelfSigned,
+            clients: ClientCertificates::Requested {
+                roots: Some(roots),
+                required: true,
+            },
+        };
+        let expiries = Acceptor::new(material, KtlsSupport::NONE).unwrap().expiries();
+        assert!(expiries.client_authorities.is_some());
     }
 }

@@ -13,7 +13,9 @@ mod self_signed;
 mod session;
 mod subject;
 
-pub use acceptor::{Acceptor, ClientCertificates, Material, MaterialError, Pem, ServerIdentity};
+pub use acceptor::{
+    Acceptor, CertificateExpiries, ClientCertificates, Material, MaterialError, Pem, ServerIdentity,
+};
 pub use cert_reload::start as start_cert_reload;
 pub(in crate::server) use handshake_limiter::HandshakeLimiter;
 pub use ktls_probe::KtlsSupport;

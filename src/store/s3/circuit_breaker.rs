@@ -39,6 +39,11 @@ impl CircuitBreaker {
         state.tripped.as_ref().is_none_or(|tripped| now >= tripped.until)
     }
 
+    /// Returns whether requests are suspended, except for one per pause.
+    pub fn is_tripped(&self) -> bool {
+        self.0.lock().tripped.is_some()
+    }
+
     /// Decides whether a request is allowed at `now`. A tripped breaker allows one request per
     /// pause. A request that never ends costs one pause.
     pub fn admit(&self, now: Instant) -> bool {
@@ -94,13 +99,14 @@ mod tests {
             breaker.failed(S3Fault::Timeout, now),
             Some(BreakerTransition::Tripped)
         );
-        assert!(!breaker.allows(now) && !breaker.admit(now));
+        assert!(breaker.is_tripped() && !breaker.allows(now) && !breaker.admit(now));
         assert_eq!(
             breaker.failed(S3Fault::Timeout, now),
             None,
             "the state change is logged once"
         );
         assert_eq!(breaker.succeeded(), Some(BreakerTransition::Recovered));
+        assert!(!breaker.is_tripped());
         assert_eq!(breaker.succeeded(), None, "the state change is logged once");
         assert!(breaker.admit(now));
     }

@@ -74,6 +74,29 @@ struct Shared {
     hashes: Semaphore,
 }
 
+/// The state of the bucket, for the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum S3State {
+    Available,
+    /// The circuit breaker is tripped.
+    Suspended,
+    /// No self-test has succeeded since the start of the process.
+    Untested,
+}
+
+impl S3State {
+    pub const ALL: [S3State; 3] = [S3State::Available, S3State::Suspended, S3State::Untested];
+
+    /// Returns the label of the state.
+    pub fn word(self) -> &'static str {
+        match self {
+            S3State::Available => "available",
+            S3State::Suspended => "suspended",
+            S3State::Untested => "untested",
+        }
+    }
+}
+
 /// Content to store: bytes in memory, or a file with the content from its first byte on.
 #[derive(Clone, Debug)]
 pub enum Content {
@@ -288,6 +311,11 @@ impl S3Store {
     /// [`HELD_WHOLE_BYTES_MAX`](crate::limits::HELD_WHOLE_BYTES_MAX) that can be opened now.
     pub fn free_reads(&self) -> usize {
         self.0.reads.available_permits()
+    }
+
+    /// Returns the state of the bucket, for the metrics.
+    pub fn state(&self) -> S3State {
+        self.0.state()
     }
 
     /// Returns whether requests are allowed. `false` while the circuit breaker is tripped, and

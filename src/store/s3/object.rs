@@ -12,8 +12,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::circuit_breaker::BreakerTransition;
 use super::error::{S3Error, S3Fault, classify};
-use super::{S3Store, Shared};
+use super::{S3State, S3Store, Shared};
 use crate::limits::{S3_BODY_IDLE_TIMEOUT, S3_CANCELLED_FAILURE_AGE, SIDECAR_BYTES_MAX};
+use crate::metrics::{StoreOperation, count_store_failure};
 
 impl Shared {
     pub(super) fn is_available(&self) -> bool {
@@ -27,11 +28,31 @@ impl Shared {
         }
     }
 
-    /// Records a missing response, or a fault of the engine.
-    pub(super) fn failed(&self, fault: S3Fault, detail: &str) {
+    /// Returns the state of the bucket, for the metrics.
+    pub(super) fn state(&self) -> S3State {
+        match (self.tried.load(Ordering::Acquire), self.breaker.is_tripped()) {
+            (false, _) => S3State::Untested,
+            (true, true) => S3State::Suspended,
+            (true, false) => S3State::Available,
+        }
+    }
+
+    /// Records a missing response, or a fault of the engine, during an operation with the verb `doing`.
+    pub(super) fn failed(&self, doing: &str, fault: S3Fault, detail: &str) {
+        count_store_failure(operation_of(doing));
         if self.breaker.failed(fault, Instant::now()) == Some(BreakerTransition::Tripped) {
             tracing::warn!(bucket = %self.bucket, error = %fault, detail, "bucket unavailable");
         }
+    }
+}
+
+/// Returns the operation with the verb `doing`.
+fn operation_of(doing: &str) -> StoreOperation {
+    match doing {
+        "read" | "read the size of" => StoreOperation::S3Read,
+        "list" => StoreOperation::S3List,
+        "remove" => StoreOperation::S3Remove,
+        _ => StoreOperation::S3Write,
     }
 }
 
@@ -39,6 +60,7 @@ impl Shared {
 /// deadlines than this module.
 struct Watched<'a> {
     shared: &'a Shared,
+    doing: &'static str,
     since: Instant,
     ended: bool,
 }
@@ -46,7 +68,7 @@ struct Watched<'a> {
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
         if !self.ended && self.since.elapsed() >= S3_CANCELLED_FAILURE_AGE {
-            self.shared.failed(S3Fault::Timeout, "");
+            self.shared.failed(self.doing, S3Fault::Timeout, "");
         }
     }
 }
@@ -75,6 +97,7 @@ impl S3Store {
         }
         let mut watched = Watched {
             shared,
+            doing,
             since: now,
             ended: false,
         };
@@ -88,7 +111,7 @@ impl S3Store {
             Err(error) => {
                 let error = classify(doing, name, &error);
                 if error.fault.is_of_engine() {
-                    shared.failed(error.fault, &error.detail);
+                    shared.failed(doing, error.fault, &error.detail);
                 } else {
                     shared.succeeded();
                 }

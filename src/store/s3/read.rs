@@ -47,7 +47,7 @@ impl S3Body {
                 }
                 Ok(_) => S3Fault::Short,
                 Err(_) => {
-                    self.store.0.failed(S3Fault::Timeout, "a body stalled");
+                    self.store.0.failed("read", S3Fault::Timeout, "a body stalled");
                     S3Fault::Timeout
                 }
             };

@@ -56,10 +56,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "storage",
-        &["config", "fairness", "oci", "runtime", "store", "sys"],
+        &["config", "fairness", "metrics", "oci", "runtime", "store", "sys"],
     ),
     ("fairness", &["config", "oci"]),
-    ("store", &["config", "oci", "sys"]),
+    ("store", &["config", "metrics", "oci", "sys"]),
     ("metrics", &["http"]),
     ("upstream", &["config", "metrics", "oci"]),
     ("config", &["oci"]),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::{S3_BREAKER_FAILURES, S3_BREAKER_PAUSE_MIN};
+use crate::metrics::{StoreOperation, store_failures};
 use engine::Act;
 
 fn fault<T>(result: Result<T, S3Error>) -> S3Fault {
@@ -104,15 +105,21 @@ async fn failures_in_a_row_trip_the_breaker_and_an_answer_recovers_it() {
     let key = put(&store, &content(10, 21)).await;
     engine.script(|_| Act::Refuse(500, "InternalError"));
     let absent = blob(b"absent");
+    assert_eq!(store.state(), S3State::Available);
+    let failures = store_failures(StoreOperation::S3Read);
     for _ in 0..S3_BREAKER_FAILURES {
         assert!(store.find(&absent).await.is_err());
     }
     assert!(!store.is_available());
+    assert_eq!(store.state(), S3State::Suspended);
+    // Other tests count in the same process.
+    assert!(store_failures(StoreOperation::S3Read) >= failures + u64::from(S3_BREAKER_FAILURES));
     let before = engine.requests("");
     assert_eq!(fault(store.find(&absent).await), S3Fault::Tripped);
     assert_eq!(engine.requests(""), before, "no request is sent");
     engine.heal();
     recovered(&store).await;
+    assert_eq!(store.state(), S3State::Available);
     assert!(store.find(&key).await.unwrap().is_some());
 }
 
