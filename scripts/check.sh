@@ -110,7 +110,8 @@ join() {
 tools=(cc:gcc make:make objcopy:binutils git:git jq:jq docker-registry:docker-registry skopeo:skopeo podman:podman dockerd:docker.io docker:docker-cli
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 npm:npm shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
-  docker-compose:docker-compose unshare:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell zstd:zstd promtool:prometheus)
+  docker-compose:docker-compose unshare:util-linux nsenter:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell zstd:zstd
+  promtool:prometheus)
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -301,7 +302,8 @@ quick() {
   cat <<'END'
 Only `scripts/check.sh full` runs:
   scenarios on epoll, with fail points, with a bucket, and those that wait for limits of a minute
-  counts per hit, admin API, alerts and dashboards, real clients (skopeo, podman, docker, containerd, curl, Go, Python), S3 engines, drivers in containers, overload
+  counts per hit, admin API, alerts and dashboards, chart, real clients (skopeo, podman, docker, containerd, curl, Go, Python), air gap, S3 engines,
+  drivers in containers, overload
   documentation, licences and advisories, shell scripts, spelling, compose file, service units
 END
 }
@@ -354,6 +356,7 @@ full() {
   script "S3 engines" env LIBRARY_TESTS="$(program src/lib.rs)" scripts/s3.sh "${garage[@]}" "$binary"
   if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
   if command -v systemd-analyze >/dev/null; then step "service units" service_units; fi
+  script "air gap" scripts/air-gap.sh "$binary"
   script "drivers in containers" scripts/drivers.sh "$binary"
   for driver in auto epoll; do script "overload on $driver" env IO_DRIVER=$driver scripts/overload.sh quick "$binary"; done
   if command -v python3 >/dev/null; then
