@@ -753,6 +753,10 @@ pub const MISSING_REFERENCES_MAX: usize = 10_000;
 /// The shortest time between two writes of these references. A kill loses the references of this time.
 pub const MISSING_WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Repositories of a registry in which an air-gapped cache looks for a manifest by digest. Each costs one read
+/// of at most [`MANIFEST_BYTES_MAX`]. A base image of a company is in some 20 repositories.
+pub const MANIFEST_PLACES_MAX: usize = 64;
+
 /// Reasons why one image is not ready for an air gap. An image has some 100 layers at most, and a list
 /// has [`LOAD_IMAGES_MAX`] images.
 pub const READINESS_PROBLEMS_MAX: usize = 20;

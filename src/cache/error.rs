@@ -105,6 +105,11 @@ impl FetchError {
         }
     }
 
+    /// Returns whether the air gap forbids the request.
+    pub fn is_air_gap(&self) -> bool {
+        matches!(self, FetchError::Upstream(UpstreamError::AirGapped { .. }))
+    }
+
     /// Returns whether the registry answered the request, or the cache did not send the request.
     /// Such an error is no failure of a download.
     pub(super) fn is_answer_or_suspension(&self) -> bool {

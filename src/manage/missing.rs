@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::manifest_places::ManifestPlaces;
 use super::readiness::{AirGapSettings, ProblemKind, Wanted, problems};
 use crate::oci::{Digest, ImageName, ManifestLinks, Origin, Reference};
 use crate::store::{MissingReference, StoreReader};
@@ -28,9 +29,11 @@ pub fn report_missing(
         reader,
         known: HashMap::new(),
     };
+    // A cache with a connection requests the manifest from the repository of the name.
+    let places = air_gap.registries.air_gapped.then(|| ManifestPlaces::new(reader));
     let missing = recorded.into_iter().filter_map(|missing| {
         let name: ImageName = missing.reference.parse().ok()?;
-        let problems = problems(reader, air_gap, &name, Wanted::AnyPlatform);
+        let problems = problems(reader, air_gap, places.as_ref(), &name, Wanted::AnyPlatform);
         // Another client may read private content, so the store does not lack it.
         if problems
             .iter()

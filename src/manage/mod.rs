@@ -9,6 +9,7 @@ mod image_list;
 mod images;
 mod import;
 mod load;
+mod manifest_places;
 mod manifests;
 mod missing;
 mod page;

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::LoadRequest;
+use super::manifest_places::ManifestPlaces;
 use crate::config::{Access, LoadSettings, Named, Registries};
 use crate::limits::INDEX_DEPTH_MAX;
 use crate::oci::{
     Child, Digest, ImageName, ManifestLinks, Origin, Platform, Platforms, Reference, has_unknown_digest,
     manifest_type, required_blobs,
 };
-use crate::store::{Meta, StoreReader};
+use crate::store::{Meta, StoreReader, StoredManifest};
 
 /// Whether an image is ready, with the reasons why not.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -98,10 +99,12 @@ pub fn check_readiness(
     settings: &LoadSettings,
 ) -> Result<Vec<ImageReadiness>, String> {
     let rule = request.rule(settings)?;
+    let places = ManifestPlaces::new(reader);
     let images = rule.images.iter().map(|wanted| {
         let problems = problems(
             reader,
             air_gap,
+            Some(&places),
             &wanted.name,
             Wanted::Platforms(&wanted.platforms),
         );
@@ -116,15 +119,18 @@ pub fn check_readiness(
 }
 
 /// Returns the reasons why an air-gapped cache does not serve the image `name`. None for a ready image.
+/// Without `places`, each manifest must be in the repository of its name.
 pub(super) fn problems(
     reader: &StoreReader,
     air_gap: AirGapSettings<'_>,
+    places: Option<&ManifestPlaces<'_>>,
     name: &ImageName,
     wanted: Wanted<'_>,
 ) -> Vec<ReadinessProblem> {
     let mut check = Check {
         reader,
         air_gap,
+        places,
         origin: &name.origin,
         found: Vec::new(),
     };
@@ -135,6 +141,7 @@ pub(super) fn problems(
 struct Check<'a> {
     reader: &'a StoreReader,
     air_gap: AirGapSettings<'a>,
+    places: Option<&'a ManifestPlaces<'a>>,
     origin: &'a Origin,
     found: Vec<ReadinessProblem>,
 }
@@ -208,8 +215,11 @@ impl Check<'_> {
     /// Returns the bytes of a stored manifest that every client may read.
     fn body(&mut self, digest: &Digest, platform: Option<&str>) -> Option<Vec<u8>> {
         let of_platform = platform.map_or_else(String::new, |platform| format!(" of {platform}"));
-        let stored = match self.reader.manifest(self.origin, digest) {
+        let of_origin = self.reader.manifest(self.origin, digest);
+        let found = of_origin.map(|found| found.or_else(|| self.of_another_repository(digest)));
+        let stored = match found {
             Ok(Some(stored)) => stored,
+            Ok(None) if let Some(stored) = self.of_another_repository(digest) => stored,
             Ok(None) => {
                 let kind = match platform {
                     Some(_) => ProblemKind::MissingPlatform,
@@ -244,6 +254,15 @@ impl Check<'_> {
             return None;
         }
         Some(stored.body)
+    }
+
+    /// Returns a manifest of another repository of the registry that every client may read.
+    fn of_another_repository(&self, digest: &Digest) -> Option<StoredManifest> {
+        let places = self.places?.of(&self.origin.namespace, digest);
+        places.iter().find_map(|origin| {
+            let stored = self.reader.manifest(origin, digest).ok()??;
+            (stored.meta.public || self.access() == Access::Shared).then_some(stored)
+        })
     }
 
     /// Checks the manifests of `platforms` below an index.

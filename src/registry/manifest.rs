@@ -10,7 +10,7 @@ use super::response_cache::{CachedContent, CachedTagTerms};
 use crate::cache::{Approach, Caller, FetchError, ManifestAnswer, ManifestKey};
 use crate::http::{CacheResult, Fields, Method, Response};
 use crate::limits::MEMORY_OBJECT_BYTES_MAX;
-use crate::oci::{Accept, Origin, Reference};
+use crate::oci::{Accept, Digest, Origin, Reference};
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::runtime::single_flight::Role;
 use crate::upstream::Target;
@@ -28,24 +28,59 @@ impl Registry {
                 return Ok(self.pass_through(pull, target, credentials).await?);
             }
         };
-        let request = async |caller| self.manifest_for(pull, &reference, caller).await;
-        let answer = self.for_first_allowed(callers, pull.origin(), &target, request);
-        let answer = answer.await;
+        let origin = pull.origin();
+        let request = async |caller| self.manifest_for(pull, origin, &reference, caller).await;
+        let mut answer = self
+            .for_first_allowed(callers.clone(), origin, &target, request)
+            .await;
+        if let (Err(error), Reference::Digest(digest)) = (&answer, &reference)
+            && error.is_air_gap()
+            && let Some(response) = self.manifest_of_another_repository(pull, digest, &callers).await
+        {
+            answer = Ok(response);
+        }
         if let Err(error) = &answer {
-            self.cache.record_missing(pull.origin(), &reference, error);
+            self.cache.record_missing(origin, &reference, error);
         }
         Ok(answer?)
     }
 
+    /// Answers from the manifest `digest` of another repository of the registry, which the client may also
+    /// read. In the air gap, the registry cannot confirm that the requested repository has the manifest.
+    async fn manifest_of_another_repository(
+        &self,
+        pull: &Pull<'_>,
+        digest: &Digest,
+        callers: &[Caller],
+    ) -> Option<Response> {
+        let reference = Reference::Digest(*digest);
+        let target = Target::Manifest(reference.clone());
+        let places = self.cache.repositories_with(&pull.origin().namespace, digest);
+        for origin in places.await {
+            if self.registries().authorize(pull.identity, &origin).is_err() {
+                continue;
+            }
+            // Private content of the other repository needs a permit for the other repository.
+            let request = async |caller| self.manifest_for(pull, &origin, &reference, caller).await;
+            let answer = self.for_first_allowed(callers.to_vec(), &origin, &target, request);
+            if let Ok(response) = answer.await {
+                return Some(response);
+            }
+        }
+        None
+    }
+
+    /// Returns the manifest of the repository `origin`.
     async fn manifest_for(
         &self,
         pull: &Pull<'_>,
+        origin: &Origin,
         reference: &Reference,
         caller: Caller,
     ) -> Result<Response, FetchError> {
         let credentials = caller.credentials();
         let native = ManifestKey {
-            origin: pull.origin().clone(),
+            origin: origin.clone(),
             reference: reference.clone(),
             accept: Accept::Native,
             caller,
@@ -109,10 +144,12 @@ impl Registry {
             (CacheResult::Miss, Role::Follower) => CacheResult::Collapsed,
             (cache, _) => cache,
         };
+        let is_of_origin = key.origin == *pull.origin();
         let description = Description {
             digest: &manifest.digest,
             content_type: &manifest.media_type,
-            stored: Some(&manifest.headers),
+            // Header fields of another repository may have its name.
+            stored: is_of_origin.then_some(&manifest.headers),
             life,
             public: manifest.public,
             ranges: false,
@@ -120,7 +157,7 @@ impl Registry {
             cache,
         };
         // The target alone is the cache key, so all readers must receive equal responses.
-        if key.accept == Accept::Native && (manifest.public || key.caller.is_operator()) {
+        if is_of_origin && key.accept == Accept::Native && (manifest.public || key.caller.is_operator()) {
             self.remember_manifest(pull, answer, &description);
         }
         let mut more = Fields::default();

@@ -21,6 +21,7 @@ pub(super) struct Pull<'a> {
     /// The head, without the client's credentials for this cache.
     pub head: &'a RequestHead<'a>,
     pub requested: &'a Requested,
+    pub identity: &'a Identity,
     pub readers: Readers,
     /// Facts for the access log and the metrics.
     pub details: &'a RequestDetails,
@@ -110,6 +111,7 @@ impl Registry {
                 let pull = Pull {
                     head,
                     requested: &requested,
+                    identity,
                     readers,
                     details,
                     lookups: &self.lookups,

@@ -1,13 +1,15 @@
 //! Entries that are read or written whole: manifests and small blobs.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::blob::find;
 use super::upload_job::UploadJob;
 use super::{Key, Meta, SmallEntry, Storage, Verified};
-use crate::oci::{Digest, Namespace};
+use crate::limits::MANIFEST_PLACES_MAX;
+use crate::oci::{Digest, Namespace, Origin};
 use crate::shared_file::SharedFile;
 use crate::store::{FsStore, StoreError};
 
@@ -55,6 +57,15 @@ impl Storage {
             verified,
         });
         Some(found)
+    }
+
+    /// Returns the repositories of a registry whose manifest `digest` is in the local store, at most
+    /// [`MANIFEST_PLACES_MAX`]. Call on the helper pool.
+    pub async fn repositories_with(&self, namespace: &Namespace, digest: &Digest) -> Vec<Arc<Origin>> {
+        let (namespace, digest) = (namespace.clone(), *digest);
+        let look =
+            move |store: &FsStore| Some(store.repositories_with(&namespace, &digest, MANIFEST_PLACES_MAX));
+        self.look(look).await.unwrap_or_default()
     }
 
     /// Copies an entry of the bucket to the local store. Without a copy, the next lookup reads the

@@ -18,7 +18,9 @@ use super::access::{Caller, HeldContent};
 use super::{Cache, FetchError, Shared, unless};
 use crate::http::CacheResult;
 use crate::limits::{ABSENCE_TTL, DESERTED_MANIFEST_TIMEOUT, MANIFEST_BYTES_MAX};
-use crate::oci::{Accept, Digest, DigestPrefix, NotManifest, Origin, Reference, accepts, manifest_type};
+use crate::oci::{
+    Accept, Digest, DigestPrefix, Namespace, NotManifest, Origin, Reference, accepts, manifest_type,
+};
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::single_flight::{Completer, Role};
 use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
@@ -81,6 +83,16 @@ impl Cache {
         let work = answering(self.0.clone(), key.clone());
         let (answer, role) = self.0.manifests.join(&self.0.helper, key, work).await;
         (answer.unwrap_or(Err(FetchError::Lost)), role)
+    }
+
+    /// Returns the repositories of the registry `namespace` whose manifest `digest` is in the local store.
+    pub async fn repositories_with(&self, namespace: &Namespace, digest: &Digest) -> Vec<Arc<Origin>> {
+        let (shared, namespace, digest) = (self.0.clone(), namespace.clone(), *digest);
+        let find = async move {
+            let storage = shared.storage(&namespace);
+            storage.repositories_with(&namespace, &digest).await
+        };
+        self.0.helper.ask(find).await.unwrap_or_default()
     }
 
     /// Returns the manifest of `key` like [`Cache::manifest`], when nothing of it waits for the store.

@@ -1,7 +1,9 @@
 //! A stored blob, with the images that name it.
 
+use std::sync::Arc;
+
 use super::FsStore;
-use crate::oci::Digest;
+use crate::oci::{Digest, Namespace, Origin};
 use crate::store::Key;
 use crate::store::index::{ObjectFacts, blob_references, images_naming};
 
@@ -23,6 +25,17 @@ impl FsStore {
             facts,
             images: images_naming(|| self.index.lock(), &key, images_max),
         })
+    }
+
+    /// Returns at most `count` repositories of a registry with the manifest `digest`. Before the end of the
+    /// scan, repositories may be absent.
+    pub fn repositories_with(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        count: usize,
+    ) -> Vec<Arc<Origin>> {
+        self.index.lock().repositories_with(namespace, digest, count)
     }
 
     /// Returns the `count` lowest digests of stored blobs that `is_wanted`, each with the number of

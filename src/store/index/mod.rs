@@ -30,7 +30,7 @@ use hashbrown::HashTable;
 
 use super::Key;
 use super::eviction::{Kind, Minute, Object, Objects};
-use crate::oci::{DigestPrefix, ManifestLinks, Namespace, Origin, Platforms, Repository};
+use crate::oci::{Digest, DigestPrefix, ManifestLinks, Namespace, Origin, Platforms, Repository};
 
 pub use copy::copy_of;
 pub use leaving::Leaving;
@@ -260,6 +260,24 @@ impl Index {
             let object = &self.objects[number as usize];
             object.kind() != Some(Kind::Tag) && object.prefix() == digest
         })
+    }
+
+    /// Returns the first `count` repositories of the registry `namespace` with the manifest `digest`.
+    pub fn repositories_with(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        count: usize,
+    ) -> Vec<Arc<Origin>> {
+        let keys = self.entries_with(digest.prefix()).filter_map(|number| {
+            let object = &self.objects[number as usize];
+            let is_wanted = object.kind() == Some(Kind::Manifest)
+                && object.digest(self.long_digests.get(&number)) == *digest;
+            is_wanted.then(|| self.repositories.get(object.repository))
+        });
+        keys.filter(|origin| origin.namespace == *namespace)
+            .take(count)
+            .collect()
     }
 
     /// Records whether the bucket behind the directory has the entry `key`.

@@ -162,3 +162,30 @@ fn list_with_a_mistake_is_not_ready_and_a_command_without_images_is_misuse() {
     assert_eq!((code, &images[0]["ready"]), (1, &json!(false)), "{images}");
     fails(&cache, 1, "1 of 1 images are not ready", &["offline-ready", list]);
 }
+
+#[test]
+fn digest_of_another_repository_is_ready_and_leaves_the_report_in_the_air_gap() {
+    let upstream = Registry::new();
+    let mut cache = started(Server::options(&upstream));
+    let image = Image::small(&upstream, "app", "v1", fresh_seed());
+    let elsewhere = format!("{}/other@{}", upstream.name(), image.digest);
+    assert_eq!(ready(&cache, &[&elsewhere]).0, 1);
+    let path = upstream.manifest_url("other", &image.digest);
+    upstream.down();
+    assert_eq!(cache.client().get(&path).status, 502);
+    let reported = |cache: &Server| {
+        let output = run(cache, &["report", "missing", "--output", "name"]);
+        String::from_utf8(output.stdout).expect("names are text")
+    };
+    upstream.up();
+    let name = format!("{}/app:v1", upstream.name());
+    let output = run(&cache, &["load", "--platform", "all", &name]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(ready(&cache, &["--platform", "all", &elsewhere]).0, 0);
+    assert_eq!(reported(&cache).trim(), elsewhere, "a cache with a connection");
+    cache.set_env("AIR_GAPPED", "true");
+    cache.restart();
+    cache.wait_stderr("store scanned");
+    assert_eq!(reported(&cache), "");
+    cache.client().get(&path).expect(&image.manifest);
+}

@@ -15,6 +15,9 @@ mod mirrors;
 /// Upstreams that are down, silent or broken.
 mod outage;
 
+/// Content of an air-gapped cache under the names of other repositories.
+mod air_gap;
+
 /// Status 429 and `Retry-After`.
 mod ratelimit;
 
