@@ -6,9 +6,8 @@ mod program;
 
 use std::io;
 
-use tempfile::TempDir;
-
 use crate::config::{Config, Registries, RootChoice, StorageConfig};
+use crate::manage::TemporaryDir;
 use crate::oci::{Accept, Digest, ImageName, Reference};
 use crate::runtime::clock::{unix_millis, unix_seconds};
 use crate::store::{FsStore, Key, Meta, OpenError, Source, StoreError, TagPointer, Verified};
@@ -31,7 +30,7 @@ pub enum HelloWorldError {
 
 /// A temporary store with the image. The drop removes the store.
 pub struct HelloWorld {
-    dir: TempDir,
+    dir: TemporaryDir,
 }
 
 impl HelloWorld {
@@ -41,9 +40,7 @@ impl HelloWorld {
     ///
     /// The file system failed.
     pub fn create() -> Result<Self, HelloWorldError> {
-        let dir = tempfile::Builder::new()
-            .prefix("oci-pull-through-hello-world.")
-            .tempdir()?;
+        let dir = TemporaryDir::create("oci-pull-through-hello-world.")?;
         let store = FsStore::open(dir.path())?;
         write_image(&store)?;
         Ok(HelloWorld { dir })

@@ -4,12 +4,10 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tempfile::TempDir;
-
 use super::progress::{ProgressArgs, ProgressLine};
 use super::target::Failure;
 use crate::config::{S3Settings, StorageConfig, StoreBounds};
-use crate::manage::{PlannedRemoval, RemovalReport};
+use crate::manage::{PlannedRemoval, RemovalReport, TemporaryDir};
 use crate::runtime::helper::Helper;
 use crate::store::{BucketListing, FsStore, LISTED_PER_REQUEST, S3Store, Stores};
 
@@ -21,7 +19,7 @@ pub(super) struct BucketCopy {
     helper: Helper,
     bucket: S3Store,
     listing: BucketListing,
-    dir: TempDir,
+    dir: TemporaryDir,
     progress: ProgressArgs,
 }
 
@@ -49,14 +47,11 @@ impl BucketCopy {
         let bucket = helper
             .wait(S3Store::open_for_command(settings))
             .map_err(Failure::of)?;
-        let dir = tempfile::Builder::new()
-            .prefix("oci-pull-through-bucket.")
-            .tempdir()
-            .map_err(|error| {
-                Failure::of(format!(
-                    "cannot create a temporary directory: {error}; set TMPDIR"
-                ))
-            })?;
+        let dir = TemporaryDir::create("oci-pull-through-bucket.").map_err(|error| {
+            Failure::of(format!(
+                "cannot create a temporary directory: {error}; set TMPDIR"
+            ))
+        })?;
         let name = &settings.bucket;
         let mut line = ProgressLine::of(progress);
         line.note(&format!(

@@ -24,6 +24,7 @@ mod table;
 mod upstreams;
 mod verify;
 mod verify_request;
+mod temporary;
 
 pub use background_prune::BackgroundPrune;
 pub use bundle::{
@@ -56,6 +57,7 @@ pub use table::{TableColumns, TableStyle, aligned, table};
 pub use upstreams::{UpstreamReport, active_registries, registry_stats};
 pub use verify::{
     DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,
+pub use temporary::TemporaryDir;
     plan_verify,
 };
 pub use verify_request::{VerifyRequest, VerifyRule};

@@ -14,6 +14,7 @@ use super::output::Destination;
 use super::plan::{Base, Plan};
 use super::selection::ExportSelection;
 use super::tar_stream::TarStream;
+use crate::fail_point::hit;
 use crate::limits::{BUNDLE_JSON_BYTES_MAX, EXPORT_CHUNK_BYTES, EXPORT_INCOMPLETE_NAMED_MAX};
 use crate::manage::ProgressCounts;
 use crate::oci::{Algorithm, Digest};
@@ -146,6 +147,7 @@ fn write_objects(
 ) -> Result<(), ExportError> {
     let mut directory: Option<Algorithm> = None;
     for (digest, size, key, image) in plan.objects() {
+        hit("export-object");
         if directory.is_none() {
             tar.directory("blobs/")?;
         }

@@ -5,15 +5,19 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use tempfile::NamedTempFile;
 
 use super::format::{BundleVolume, BundleVolumes, INDEX_SUFFIX, VOLUMES_SUFFIX};
 use super::hash::ParallelHasher;
 use crate::limits::BUNDLE_VOLUMES_MAX;
-use crate::oci::Algorithm;
+use crate::manage::temporary::TemporaryFile;
+use crate::oci::{Algorithm, Digest};
+
+/// The digits of the digest of a name in the temporary names. 64 bits tell the files of a directory apart.
+const NAME_DIGITS: usize = 16;
 
 /// The destination of an export, as the operator names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +36,7 @@ pub(super) enum Output {
     Stdout(File),
     File {
         path: PathBuf,
-        file: NamedTempFile,
+        file: TemporaryFile,
     },
     Volumes(Volumes),
 }
@@ -44,11 +48,11 @@ pub(super) struct Volumes {
     size: u64,
     /// The volume that is being written.
     current: Option<Volume>,
-    full: Vec<(NamedTempFile, BundleVolume)>,
+    full: Vec<(TemporaryFile, BundleVolume)>,
 }
 
 struct Volume {
-    file: NamedTempFile,
+    file: TemporaryFile,
     written: u64,
     hasher: ParallelHasher,
 }
@@ -114,7 +118,7 @@ impl Output {
             remove_if_present(earlier)?;
         }
         for (file, name) in files {
-            file.persist(name).map_err(|error| error.error)?;
+            file.persist(&name)?;
         }
         if let Some(volumes) = volumes {
             write_whole(&list, &volumes)?;
@@ -173,7 +177,7 @@ impl Volumes {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(PathBuf, Vec<(NamedTempFile, BundleVolume)>)> {
+    fn finish(mut self) -> io::Result<(PathBuf, Vec<(TemporaryFile, BundleVolume)>)> {
         self.end_volume()?;
         Ok((self.path, self.full))
     }
@@ -189,14 +193,15 @@ impl Volume {
     }
 }
 
-/// Creates a file with a temporary name in the directory of `path`. Only its owner can read the file,
-/// because a bundle may have private content.
-fn temporary(path: &Path) -> io::Result<NamedTempFile> {
+/// Creates a file without a name in the directory of `path`. Only its owner can read the file, because a bundle
+/// may have private content.
+fn temporary(path: &Path) -> io::Result<TemporaryFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    tempfile::Builder::new()
-        .prefix(".export-")
-        .suffix(".part")
-        .tempfile_in(dir.unwrap_or(Path::new(".")))
+    let name = path.file_name().unwrap_or_default();
+    // A name may be too long for a prefix, so its digest stands for the name.
+    let digest = Digest::of(Algorithm::Sha256, name.as_bytes()).to_string();
+    let prefix = format!(".export-{}-", &digest[digest.len() - NAME_DIGITS..]);
+    TemporaryFile::create(dir.unwrap_or(Path::new(".")), &prefix)
 }
 
 /// Returns the path with `suffix` at the end of the name.
@@ -216,8 +221,7 @@ fn file_name(path: &Path) -> io::Result<String> {
 fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = temporary(path)?;
     file.as_file_mut().write_all(content)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    file.persist(path)
 }
 
 fn remove_if_present(path: &Path) -> io::Result<()> {

@@ -445,3 +445,35 @@ fn path_that_is_no_file_is_refused() {
         &["export", "--all", "-o", "x", "--split", "1"],
     );
 }
+
+/// The second kill is between the temporary name and the name of the bundle.
+#[cfg(feature = "fail-points")]
+#[test]
+fn killed_export_leaves_no_file_after_the_next_export_to_the_same_name() {
+    let upstream = Registry::new();
+    let cache = started(Server::options(&upstream));
+    two_images(&cache, &upstream);
+    let dir = cache.home().join("killed");
+    fs::create_dir(&dir).expect("the directory is writable");
+    let names = || {
+        let entries = fs::read_dir(&dir).expect("a directory");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    let path = dir.join("bundle.tar");
+    let path = path.to_str().expect("a path is text");
+    for (point, left) in [("export-object:abort:2", 0), ("temporary-file-linked:abort:1", 1)] {
+        let output = Server::command(cache.home(), cache.root())
+            .env("FAIL_POINT", point)
+            .args(["export", "--all", "-o", path])
+            .output()
+            .expect("the binary starts");
+        assert_eq!(output.status.code(), None, "{point}: {output:?}");
+        assert_eq!(names().len(), left, "{point}: {:?}", names());
+    }
+    let output = run(&cache, &["export", "--all", "-o", path]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(names(), ["bundle.tar", "bundle.tar.index.json"]);
+}
