@@ -59,6 +59,8 @@ pub(super) struct HeldContent<'a> {
     pub digest: &'a Digest,
     /// Whether the content was seen without credentials.
     pub public: bool,
+    /// Whether the sidecar records no access rights, as of an older store.
+    pub is_unproven: bool,
 }
 
 /// Recorded grants and denials of upstreams. Times are microseconds of the monotonic clock.
@@ -208,10 +210,12 @@ impl Cache {
         let target = target(*held.digest);
         let work = move |completer| async move { shared.probe_in_slot(target, completer).await };
         let (answer, _) = self.0.access.probes.join(&self.0.helper, key, work).await;
-        answer.unwrap_or(Err(FetchError::Lost))?;
-        Ok(Permit {
-            public: caller.is_anonymous(),
-        })
+        match answer.unwrap_or(Err(FetchError::Lost)) {
+            Ok(()) => Ok(Permit {
+                public: caller.is_anonymous(),
+            }),
+            Err(error) => self.0.trusted(held, error),
+        }
     }
 }
 
@@ -227,10 +231,26 @@ impl Shared {
         if let Some(permit) = self.access.cached_permit(origin, held, caller) {
             return Ok(permit);
         }
-        self.probe(target, origin, held.digest, caller).await?;
-        Ok(Permit {
-            public: caller.is_anonymous(),
-        })
+        match self.probe(target, origin, held.digest, caller).await {
+            Ok(()) => Ok(Permit {
+                public: caller.is_anonymous(),
+            }),
+            Err(error) => self.trusted(held, error),
+        }
+    }
+
+    /// Returns a permit by the word of the operator (`trust_existing`) after the `error` of a probe, if the
+    /// registry is unavailable and no access rights were recorded.
+    fn trusted(&self, held: HeldContent<'_>, error: FetchError) -> Result<Permit, FetchError> {
+        match error {
+            FetchError::Upstream(error) if held.is_unproven && error.is_outage() => {
+                match self.live.registries().trust_existing {
+                    true => Ok(Permit { public: false }),
+                    false => Err(FetchError::Unproven(error)),
+                }
+            }
+            error => Err(error),
+        }
     }
 
     async fn probe_in_slot(

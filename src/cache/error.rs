@@ -11,6 +11,11 @@ use crate::upstream::{ResponseVerdict, UpstreamError};
 pub enum FetchError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The content is stored without access rights, and its registry cannot authorize the client.
+    #[error(
+        "the content was stored without access rights, and {0}; if every client may read such content, set trust_existing: true, or import the content with --public"
+    )]
+    Unproven(UpstreamError),
     /// The upstream's bytes do not match their digest. Nothing was stored.
     #[error("the content from the upstream has the digest {found}; expected {wanted}")]
     DigestMismatch {
@@ -107,7 +112,11 @@ impl FetchError {
 
     /// Returns whether the air gap forbids the request.
     pub fn is_air_gap(&self) -> bool {
-        matches!(self, FetchError::Upstream(UpstreamError::AirGapped { .. }))
+        matches!(
+            self,
+            FetchError::Upstream(UpstreamError::AirGapped { .. })
+                | FetchError::Unproven(UpstreamError::AirGapped { .. })
+        )
     }
 
     /// Returns whether the registry answered the request, or the cache did not send the request.
@@ -124,7 +133,7 @@ impl FetchError {
     /// 404, because the registry has not responded now.
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
-            FetchError::Upstream(error) => error.status(),
+            FetchError::Upstream(error) | FetchError::Unproven(error) => error.status(),
             FetchError::DigestMismatch { status, .. } => *status,
             FetchError::ManifestTooLarge { status } | FetchError::NotManifest { status, .. } => Some(*status),
             _ => None,

@@ -105,6 +105,7 @@ impl Cache {
                     let held = HeldContent {
                         digest: &digest,
                         public: meta.public,
+                        is_unproven: meta.is_unproven(),
                     };
                     self.permit(origin, held, Target::Blob, caller).await?;
                 }

@@ -370,6 +370,15 @@ settings! {
         help: "never contact a registry",
     }
 
+    /// Whether every client may read content without access rights during an outage of its registry.
+    TrustExisting => pub(super) trust_existing: bool {
+        value: SWITCH,
+        default: "false",
+        group: Content,
+        reload: Live,
+        help: "serve content without access rights",
+    }
+
     /// Whether the field `X-Registry` of a request can select the registry.
     RegistryHeader => pub registry_header: bool {
         value: SWITCH,

@@ -246,7 +246,7 @@ impl Check<'_> {
             return None;
         }
         // A manifest of one repository has one source.
-        if !stored.meta.public && self.access() != Access::Shared {
+        if !stored.meta.public && !self.is_trusted(&stored.meta) && self.access() != Access::Shared {
             self.add(
                 ProblemKind::NotServed,
                 format!("manifest {digest}{of_platform} is private; set access: shared for its registry"),
@@ -261,7 +261,8 @@ impl Check<'_> {
         let places = self.places?.of(&self.origin.namespace, digest);
         places.iter().find_map(|origin| {
             let stored = self.reader.manifest(origin, digest).ok()??;
-            (stored.meta.public || self.access() == Access::Shared).then_some(stored)
+            (stored.meta.public || self.is_trusted(&stored.meta) || self.access() == Access::Shared)
+                .then_some(stored)
         })
     }
 
@@ -339,7 +340,12 @@ impl Check<'_> {
         let is_named =
             || self.air_gap.registries.settings(namespace).1 != Named::No || namespace.is_docker_hub();
         let is_authority = meta.is_from(namespace.as_str()) || (meta.sources.is_empty() && is_named());
-        meta.public || (self.access() == Access::Shared && is_authority)
+        meta.public || ((self.is_trusted(meta) || self.access() == Access::Shared) && is_authority)
+    }
+
+    /// Returns whether the operator lets every client read content without access rights.
+    fn is_trusted(&self, meta: &Meta) -> bool {
+        meta.is_unproven() && self.air_gap.registries.trust_existing
     }
 
     fn access(&self) -> Access {

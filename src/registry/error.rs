@@ -200,6 +200,15 @@ fn fetch(error: &FetchError, wanted: &Wanted) -> Response {
         FetchError::ManifestTooLarge { .. } | FetchError::Schema1 | FetchError::NotManifest { .. } => {
             bad_gateway(ErrorCode::ManifestInvalid)
         }
+        FetchError::Unproven(UpstreamError::AirGapped { .. }) => {
+            refuse(404, wanted.kind.unknown(), &text, Fields::new())
+        }
+        FetchError::Unproven(_) => refuse(
+            502,
+            ErrorCode::Unavailable,
+            &text,
+            Fields::new().with("Retry-After", "1"),
+        ),
         FetchError::Incomplete { .. } => refuse(504, ErrorCode::Unavailable, &text, Fields::new()),
         FetchError::Overloaded
         | FetchError::Abandoned(_)

@@ -109,6 +109,11 @@ impl Meta {
         })
     }
 
+    /// Returns whether no access rights are recorded, as in the sidecars of the older system.
+    pub fn is_unproven(&self) -> bool {
+        !self.public && self.sources.is_empty()
+    }
+
     /// Returns whether `registry` is a recorded source of the entry.
     pub fn is_from(&self, registry: &str) -> bool {
         self.sources.iter().any(|source| source.registry == registry)

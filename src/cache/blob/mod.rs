@@ -158,6 +158,7 @@ impl Cache {
         let held = HeldContent {
             digest: &digest,
             public: file.public,
+            is_unproven: file.entry.meta.is_unproven(),
         };
         if !self.is_authority(origin, &file.entry.meta, file.public) {
             open_files.remove(number, digest);

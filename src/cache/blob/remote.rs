@@ -39,6 +39,7 @@ impl Cache {
         let held = HeldContent {
             digest: &digest,
             public: meta.public,
+            is_unproven: meta.is_unproven(),
         };
         let permit = self.permit(origin, held, Target::Blob, caller).await?;
         let public = meta.public || permit.public;

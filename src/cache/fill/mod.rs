@@ -197,6 +197,7 @@ impl Fill {
                 Some(blob) => blob.meta().public,
                 None => self.caller.is_anonymous(),
             },
+            is_unproven: self.remote.as_ref().is_some_and(|blob| blob.meta().is_unproven()),
         }
     }
 

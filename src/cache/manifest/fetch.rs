@@ -254,6 +254,7 @@ async fn read(key: &ManifestKey, mut response: UpstreamResponse) -> Result<Fetch
             media_type: media_type?,
             body,
             public: response.public,
+            is_unproven: false,
             headers: storable(&response.headers),
         },
         verified,

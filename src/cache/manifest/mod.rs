@@ -43,6 +43,8 @@ pub struct Manifest {
     pub body: Bytes,
     /// Received without credentials, so any client may read it.
     pub public: bool,
+    /// Whether the sidecar records no access rights, as of an older store.
+    pub is_unproven: bool,
     /// All end-to-end header fields of the upstream's response.
     pub headers: BTreeMap<String, Vec<String>>,
 }
@@ -169,6 +171,7 @@ async fn permitted(shared: &Arc<Shared>, key: &ManifestKey, manifest: &Manifest)
     let held = HeldContent {
         digest: &manifest.digest,
         public: manifest.public,
+        is_unproven: manifest.is_unproven,
     };
     let target = Target::Manifest(Reference::Digest(manifest.digest));
     shared.permit(&key.origin, held, target, &key.caller).await?;
@@ -277,6 +280,7 @@ impl Manifest {
             media_type,
             body,
             public: meta.public,
+            is_unproven: meta.is_unproven(),
             headers: meta.headers.clone(),
         })
     }

@@ -321,6 +321,7 @@ fn serves_stale(error: &FetchError) -> bool {
         | FetchError::ManifestTooLarge { .. }
         | FetchError::Overloaded => true,
         FetchError::Schema1
+        | FetchError::Unproven(_)
         | FetchError::Incomplete { .. }
         | FetchError::Abandoned(_)
         | FetchError::Displaced

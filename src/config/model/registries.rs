@@ -16,6 +16,9 @@ pub struct Registries {
     pub whitelist_mode: bool,
     /// Whether the cache contacts no upstream.
     pub air_gapped: bool,
+    /// Whether every client may read content that was stored without access rights, while its registry is
+    /// unavailable.
+    pub trust_existing: bool,
     /// Access rules for clients.
     pub allow: Allow,
 }

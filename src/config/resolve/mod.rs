@@ -242,6 +242,7 @@ impl<'a> Sources<'a> {
             unlisted: self.file.defaults.without_secrets().settings(),
             whitelist_mode: values.whitelist_mode,
             air_gapped: values.air_gapped,
+            trust_existing: values.trust_existing,
             allow: collect_rules(self.file.allow.as_ref(), &self.file.registries),
         }
     }

@@ -297,6 +297,7 @@ impl<'a> Admission<'a> {
             media_type,
             body: body.into(),
             public: self.rule.is_public,
+            is_unproven: false,
             headers: Default::default(),
         }))
     }

@@ -358,11 +358,12 @@ fn directories_of_other_systems_are_imported() {
     let images = two_images(&upstream);
     let (image, name) = &images[0];
     let registry = upstream.name().to_owned();
-    for system in ["layout", "ociregistry", "distribution"] {
+    for system in ["layout", "ociregistry", "distribution", "go"] {
         let cache = isolated(&upstream);
         let (entries, extra): (Vec<Entry>, &[&str]) = match system {
             "layout" => (layout(&[(image, name)]), &[]),
             "ociregistry" => (of_ociregistry(image, name), &[]),
+            "go" => (of_go_store(image, &registry), &[]),
             _ => (of_distribution(image), &["--registry", &registry]),
         };
         let dir = unpack(&cache, system, &entries);
@@ -520,4 +521,121 @@ fn start_in_the_directory_of_another_system_names_the_import() {
     let (code, report) = import(&cache, &["--public", &dir]);
     assert_eq!((code, &report["held"]), (0, &json!(1)), "{report}");
     expect_pulled(&cache, &upstream, "org/one", "v1", image);
+}
+
+/// Returns the files of oci-pull-through in Go for `image` as `org/one:v1`.
+fn of_go_store(image: &Image, registry: &str) -> Vec<Entry> {
+    let sidecar = |digest: &str, media_type: &str, size: usize| {
+        let fields = json!({
+            "Content-Type": [media_type], "Content-Length": [size.to_string()],
+            "Docker-Content-Digest": [digest],
+        });
+        fields.to_string().into_bytes()
+    };
+    let mut entries = Vec::new();
+    let mut add = |path: String, digest: &str, media_type: &str, content: Vec<u8>| {
+        entries.push((
+            format!("{path}.meta.json"),
+            sidecar(digest, media_type, content.len()),
+        ));
+        entries.push((path, content));
+    };
+    for (digest, content) in &image.blobs {
+        let path = format!("blobs/{}", digest.replace(':', "-"));
+        add(path, digest, "application/octet-stream", content.bytes().to_vec());
+    }
+    let dir = format!("manifests/{registry}/org/one");
+    for name in [image.digest.replace(':', "-"), "tags/v1".to_owned()] {
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        add(
+            format!("{dir}/{name}"),
+            &image.digest,
+            media_type,
+            image.manifest.clone(),
+        );
+    }
+    entries
+}
+
+/// A broken download of the Go system left a short file under the name of the whole content.
+#[test]
+fn damaged_files_of_the_go_store_are_named_and_not_served() {
+    let upstream = Registry::new();
+    let image = &two_images(&upstream)[0].0;
+    let (layer, _) = image.blobs.last().expect("an image has blobs");
+    for (part, named) in [
+        (layer.replace(':', "-"), layer),
+        ("tags/v1".to_owned(), &image.digest),
+    ] {
+        let cache = isolated(&upstream);
+        let mut entries = of_go_store(image, &upstream.name());
+        // The manifest has two files, and both must be damaged.
+        let is_damaged =
+            |path: &str| path.ends_with(&part) || (part == "tags/v1" && path.ends_with(&image.digest[7..]));
+        for (path, content) in &mut entries {
+            if is_damaged(path) {
+                content.truncate(content.len() / 2);
+            }
+        }
+        let dir = unpack(&cache, "go", &entries);
+        let (code, report) = import(&cache, &["--public", &dir]);
+        assert_eq!((code, &report["held"]), (1, &json!(0)), "{part}: {report}");
+        assert!(report.to_string().contains(named.as_str()), "{part}: {report}");
+        assert_eq!(status(&cache, &upstream, "org/one", "v1"), 404, "{part}");
+    }
+}
+
+#[test]
+fn directory_of_the_go_store_is_served_by_the_word_of_the_operator() {
+    let upstream = Registry::new();
+    let image = Image::small(&Registry::new(), "org/one", "v1", fresh_seed());
+    let paths: Vec<String> = std::iter::once(upstream.manifest_url("org/one", &image.digest))
+        .chain(
+            image
+                .blobs
+                .iter()
+                .map(|(digest, _)| upstream.blob_url("org/one", digest)),
+        )
+        .collect();
+    for is_air_gapped in [true, false] {
+        let mut cache = Server::options(&upstream)
+            .env("STORAGE_BACKEND", "fs")
+            .env("AIR_GAPPED", is_air_gapped)
+            .start();
+        cache.stop();
+        for (path, content) in of_go_store(&image, &upstream.name()) {
+            let path = cache.root().join(path);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("the directory is writable");
+            fs::write(path, content).expect("the directory is writable");
+        }
+        cache.restart();
+        let all = |cache: &Server| {
+            let get = |path: &String| cache.client().get_with(path, &[("Accept", ACCEPT_ALL)]);
+            paths.iter().map(get).collect::<Vec<_>>()
+        };
+        if !is_air_gapped {
+            upstream.up();
+            let answers = all(&cache);
+            assert!(
+                answers.iter().all(|got| got.status == 404),
+                "the registry has no such content: {answers:?}"
+            );
+            upstream.down();
+        }
+        for got in all(&cache) {
+            assert_eq!(got.status, if is_air_gapped { 404 } else { 502 }, "{got}");
+            let text = String::from_utf8_lossy(&got.body).into_owned();
+            assert!(text.contains("trust_existing: true"), "{text}");
+        }
+        cache.set_env("TRUST_EXISTING", "true");
+        cache.stop();
+        cache.restart();
+        let answers = all(&cache);
+        answers[0].expect(&image.manifest);
+        for (got, (_, content)) in answers[1..].iter().zip(&image.blobs) {
+            got.expect(&content.bytes());
+        }
+        cache.stop();
+        upstream.up();
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::files::is_loose_blob;
+use super::go_store;
 use crate::manage::bundle::format::{INDEX_JSON, MANIFEST_JSON};
 
 /// Names that are looked at in a directory without a known child.
@@ -20,6 +21,8 @@ pub enum ForeignStore {
     OciProxy,
     /// `blobs/sha256/ab/ab…`.
     OciRemoteCache,
+    /// `blobs/sha256-…` and `manifests/<registry>/<repository>/tags/<tag>`, of oci-pull-through in Go.
+    OciPullThroughGo,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +57,9 @@ impl ForeignStore {
         if is_dir("blobs/sha256") {
             return Some(ForeignStore::OciRemoteCache);
         }
+        if is_dir("blobs") && is_dir("manifests") {
+            return go_store::is_foreign(path).then_some(ForeignStore::OciPullThroughGo);
+        }
         let names = fs::read_dir(path).ok()?.take(NAMES_LOOKED_AT).flatten();
         let is_proxy = names
             .into_iter()
@@ -68,6 +74,7 @@ impl ForeignStore {
             ForeignStore::Distribution => "distribution",
             ForeignStore::OciProxy => "oci-proxy",
             ForeignStore::OciRemoteCache => "oci-remote-cache",
+            ForeignStore::OciPullThroughGo => "oci-pull-through in Go",
         }
     }
 

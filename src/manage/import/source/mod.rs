@@ -3,6 +3,7 @@
 
 mod distribution;
 mod files;
+mod go_store;
 mod kinds;
 mod layout_dir;
 mod loose_blobs;
@@ -87,6 +88,7 @@ fn directory(path: &Path, registry: Option<&Namespace>) -> Result<ImportSource, 
                 let registry = registry.ok_or_else(|| SourceError::NoRegistry(path.to_owned()))?;
                 distribution::parts(path, registry)?
             }
+            ForeignStore::OciPullThroughGo => go_store::parts(path)?,
             ForeignStore::OciProxy | ForeignStore::OciRemoteCache => loose_blobs::parts(path)?,
         },
         None => return Err(SourceError::Unknown(path.to_owned())),
