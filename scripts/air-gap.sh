@@ -123,7 +123,8 @@ only_loopback() { same interfaces lo "$("${entering[@]}" ip -o link | awk -F': '
 start_isolated() {
   awk '/^```/ {inside = ($0 == "```yaml"); next} inside' "$page" >"$work/isolated/cache.yml"
   grep -q '^air_gapped: true$' "$work/isolated/cache.yml"
-  LISTEN_ADDR=127.0.0.1:0 FS_ROOT=$work/isolated/store CONFIG_FILE=$work/isolated/cache.yml \
+  # The process must have a single listener, whose port `started` reads. The admin socket stays.
+  LISTEN_ADDR=127.0.0.1:0 ADMIN_ADDR=off FS_ROOT=$work/isolated/store CONFIG_FILE=$work/isolated/cache.yml \
     "${entering[@]}" "$binary" serve >"$work/isolated.log" 2>&1 &
   pids+=($!)
   started "the isolated cache" $! "$work/isolated.log"

@@ -5,6 +5,9 @@ mod background_prune;
 mod bundle;
 mod details;
 mod explain;
+#[cfg(any(test, fuzzing))]
+#[path = "tests/fuzz.rs"]
+pub mod fuzz;
 mod image_list;
 mod images;
 mod import;
@@ -21,10 +24,10 @@ mod readiness;
 mod removal;
 mod sorted_page;
 mod table;
+mod temporary;
 mod upstreams;
 mod verify;
 mod verify_request;
-mod temporary;
 
 pub use background_prune::BackgroundPrune;
 pub use bundle::{
@@ -54,10 +57,10 @@ pub use readiness::{
 pub use removal::{PlanError, PlannedRemoval, PruneRule, RemovalReport, plan_prune, plan_purge};
 pub use sorted_page::Sort;
 pub use table::{TableColumns, TableStyle, aligned, table};
+pub use temporary::TemporaryDir;
 pub use upstreams::{UpstreamReport, active_registries, registry_stats};
 pub use verify::{
     DamagedObject, PlannedVerification, ProgressCounts, UnreadableObject, VerifyProgress, VerifyReport,
-pub use temporary::TemporaryDir;
     plan_verify,
 };
 pub use verify_request::{VerifyRequest, VerifyRule};

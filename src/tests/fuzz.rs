@@ -6,6 +6,7 @@
 //! number of runs per target.
 
 pub use crate::cache::fuzz::manifest;
+pub use crate::manage::fuzz::{archive, image_list};
 pub use crate::registry::fuzz::route;
 pub use crate::server::fuzz::frames;
 pub use crate::upstream::fuzz::{challenge, token};
@@ -176,6 +177,16 @@ mod tests {
     #[test]
     fn manifests_and_lists_of_any_bytes_become_json_or_nothing() {
         search("manifest", super::manifest);
+    }
+
+    #[test]
+    fn archives_of_any_bytes_are_read_or_refused() {
+        search("archive", super::archive);
+    }
+
+    #[test]
+    fn lists_of_any_bytes_are_names_or_refused() {
+        search("image_list", super::image_list);
     }
 
     #[test]

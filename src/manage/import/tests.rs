@@ -1,5 +1,7 @@
 //! Archives with damage, as far as they are read and compared, without a cache.
 
+mod hostile;
+
 use std::io::Cursor;
 use std::sync::Arc;
 
