@@ -28,8 +28,8 @@ pub use model::{
     DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, IoDriver, KernelTls,
     ListenAddr, LoadSettings, Mirror, Named, Overlap, Pem, Prefetch, Proxy, ProxyEnvironment, ProxyUrl,
     PruneRuleConfig, Registries, RegistryConfig, RegistryName, RegistrySettings, RootChoice, S3Settings,
-    SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds,
-    StoreDirs, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, VerifyOnOpen,
+    Sampler, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds,
+    StoreDirs, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, TraceSettings, VerifyOnOpen,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;
@@ -64,6 +64,8 @@ pub struct Config {
     pub registries: Registries,
     /// Proxies of the environment.
     pub proxies: ProxyEnvironment,
+    /// The export of traces. `None` means that the cache records no traces.
+    pub traces: Option<TraceSettings>,
     /// Client authentication. `None` means that every client is accepted.
     pub client_auth: Option<ClientAuthConfig>,
     /// The rules that remove stored images in the background.

@@ -16,6 +16,7 @@ impl Config {
             systemd: _,
             registries,
             proxies,
+            traces,
             client_auth: _,
             prune: _,
             warnings: _,
@@ -35,6 +36,7 @@ impl Config {
                 StoreDirs::of(registries) != StoreDirs::of(&new.registries),
             ),
             ("the proxies of the environment", *proxies != new.proxies),
+            ("the variables of traces", *traces != new.traces),
         ];
         let parts = parts.into_iter().filter(|(_, changed)| *changed);
         let single = values.changed(&new.values).into_iter();

@@ -22,6 +22,7 @@ mod store_dirs;
 mod systemd;
 mod tag_rule;
 mod tls;
+mod traces;
 pub(super) mod units;
 
 pub use access_rule::{ANONYMOUS, Allow, AllowRule};
@@ -50,3 +51,4 @@ pub use systemd::{SocketName, SystemdEnvironment};
 pub use tag_rule::{TagFreshness, TagPattern, TagRule};
 pub(super) use tls::ClientCertificateMode;
 pub use tls::{ClientCertificateConfig, Pem, ServerIdentityConfig, ServerTls, Tls};
+pub use traces::{Sampler, TraceSettings};

@@ -14,7 +14,7 @@ use super::model::{ListenAddr, Named, Registries, StorageConfig};
 use super::options::{Setting, Values};
 use super::sources::{
     self, Diagnostic, Diagnostics, Environment, File, Given, Layer, PartialEntry, Place, Warning,
-    collect_rules, proxies_of_environment, systemd_of_environment,
+    collect_rules, proxies_of_environment, systemd_of_environment, traces_of_environment,
 };
 use super::value::{Kind, parse_addresses};
 
@@ -41,6 +41,7 @@ pub(super) fn load<'a>(
     let tls = sources.server_tls(&values);
     let proxies = proxies_of_environment(environment, &mut sources.diagnostics);
     let systemd = systemd_of_environment(environment, &mut sources.diagnostics);
+    let traces = traces_of_environment(environment, &mut sources.diagnostics, &mut sources.warnings);
     let ca_bundle = sources.ca_bundle();
     let client_auth = sources.client_auth(&tls);
     sources.check_listen(listen.as_deref());
@@ -69,6 +70,7 @@ pub(super) fn load<'a>(
         systemd,
         registries,
         proxies,
+        traces,
         client_auth,
         prune,
         warnings: std::mem::take(&mut sources.warnings),

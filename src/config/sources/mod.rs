@@ -19,6 +19,7 @@ mod secret;
 mod server_tls;
 mod suggest;
 mod systemd_env;
+mod traces;
 mod yaml;
 
 pub(super) use allow::collect_rules;
@@ -35,3 +36,4 @@ pub(super) use proxy::proxies_of_environment;
 pub(super) use reader::Spanned;
 pub(super) use secret::without_line_end;
 pub(super) use systemd_env::systemd_of_environment;
+pub(super) use traces::traces_of_environment;
