@@ -43,3 +43,4 @@ pub mod oci;
 pub mod shared_file;
 pub mod sync;
 pub mod sys;
+pub mod trace;

@@ -1228,6 +1228,34 @@ pub const REGISTRY_STORES_MAX: usize = 8;
 /// stores as many as in the default store ([`STORE_LOOKUPS_MAX`]).
 pub const REGISTRY_STORE_LOOKUPS_MAX: usize = STORE_LOOKUPS_MAX / REGISTRY_STORES_MAX;
 
+// --- Traces ---
+
+/// Finished spans that wait for the export. A span has at most 12 attributes, of which five texts have
+/// at most [`TRACE_TEXT_BYTES_MAX`] bytes. A span therefore takes at most 2 KiB, and the queue 4 MiB.
+/// Further spans are dropped.
+pub const TRACE_QUEUE_SPANS_MAX: usize = 2_048;
+
+/// Spans of one request to the collector, a quarter of the queue: at most 1 MiB.
+pub const TRACE_BATCH_SPANS_MAX: usize = 512;
+
+/// Bytes of a text in an attribute of a span, such as a path. Longer texts are clipped.
+pub const TRACE_TEXT_BYTES_MAX: usize = 256;
+
+/// Time between two exports of the queue.
+pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pauses after failed exports. The pause doubles with each failure in a row: a collector that is
+/// down gets one request per minute.
+pub const TRACE_PAUSE_MIN: Duration = Duration::from_secs(1);
+pub const TRACE_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of a collector's response that are read, to keep the connection. A response has a count of
+/// rejected spans, and a message.
+pub const TRACE_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Time of the last export after a stop signal.
+pub const TRACE_STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
 // --- Relations between limits ---
 
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);

@@ -12,6 +12,7 @@ mod resources;
 mod stop;
 mod supervise;
 mod tls;
+mod traces;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -140,6 +141,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(AppError::signals)?;
     shared_file::start_closing_thread().map_err(AppError::threads)?;
     let helper = Helper::start(config.helper_threads).map_err(AppError::threads)?;
+    let traces = traces::start(&config, &helper)?;
     let plan = cores::plan(config.cores);
     let memory = MemoryBudget::new(config.memory_budget.unwrap_or_else(default_budget), plan.len());
     if let Some((root, _)) = config.storage.root() {
@@ -284,6 +286,9 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     drop(store_threads);
     if config.access_log {
         AccessLog::wait_for_cores();
+    }
+    if let Some(traces) = traces {
+        traces.stop();
     }
     Ok(end)
 }

@@ -24,6 +24,7 @@ use crate::runtime::clock::monotonic_micros;
 use crate::runtime::single_flight::{Completer, SingleFlight};
 use crate::storage::{Key, Meta, Source};
 use crate::sync::Mutex;
+use crate::trace::{self, Attribute, Operation};
 use crate::upstream::{
     Credentials, Purpose, ResponseVerdict, Secret, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
 };
@@ -208,7 +209,11 @@ impl Cache {
         }
         let (shared, key) = (self.0.clone(), (caller.clone(), origin.clone(), *held.digest));
         let target = target(*held.digest);
-        let work = move |completer| async move { shared.probe_in_slot(target, completer).await };
+        let context = trace::current();
+        let work = move |completer| {
+            let probe = async move { shared.probe_in_slot(target, completer).await };
+            trace::within(context, probe)
+        };
         let (answer, _) = self.0.access.probes.join(&self.0.helper, key, work).await;
         match answer.unwrap_or(Err(FetchError::Lost)) {
             Ok(()) => Ok(Permit {
@@ -263,8 +268,28 @@ impl Shared {
         completer.complete(answer);
     }
 
-    /// Probes whether `caller` may read `target`, and records the grant or denial.
+    /// Probes whether `caller` may read `target` like [`Shared::send_probe`], in a span.
     async fn probe(
+        self: &Arc<Self>,
+        target: Target,
+        origin: &Origin,
+        digest: &Digest,
+        caller: &Caller,
+    ) -> Result<(), FetchError> {
+        let mut span = trace::child(Operation::Access);
+        let answer = trace::under(&span, self.send_probe(target, origin, digest, caller)).await;
+        if let Some(span) = &mut span {
+            span.add(Attribute::Registry(origin.namespace.as_str().into()));
+            span.add(Attribute::Repository(origin.repository.as_str().into()));
+            span.add(Attribute::Digest(digest.to_string().into()));
+            let is_granted = answer.is_ok();
+            span.add(Attribute::Result(if is_granted { "granted" } else { "refused" }));
+        }
+        answer
+    }
+
+    /// Probes whether `caller` may read `target`, and records the grant or denial.
+    async fn send_probe(
         self: &Arc<Self>,
         target: Target,
         origin: &Origin,

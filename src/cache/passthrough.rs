@@ -10,6 +10,7 @@ use super::manifest::response::{may_be_manifest, read_whole, type_of};
 use super::{Cache, Class, FetchError, FetchResources, Priority, Shared, named_digest, storable, unless};
 use crate::limits::BODY_CHANNEL_BYTES_MAX;
 use crate::oci::{Digest, Origin, Reference, SCHEMA1_TYPES};
+use crate::trace;
 use crate::upstream::{
     Credentials, Fault, Purpose, Target, UpstreamBody, UpstreamMethod, UpstreamRequest, UpstreamResponse,
 };
@@ -56,10 +57,8 @@ impl Cache {
             credentials,
             purpose: Purpose::Pull,
         };
-        let answer = self
-            .0
-            .helper
-            .ask(async move { shared.pass_through(origin, request, head_only, sender).await });
+        let exchange = async move { shared.pass_through(origin, request, head_only, sender).await };
+        let answer = self.0.helper.ask(trace::within(trace::current(), exchange));
         let head = answer.await.map_err(|_| FetchError::Lost)??;
         Ok((head, receiver))
     }

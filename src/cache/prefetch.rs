@@ -26,6 +26,7 @@ use crate::oci::{Descriptor, Digest, ManifestLinks, Origin, required_blobs};
 use crate::runtime::clock::monotonic_millis;
 use crate::runtime::single_flight::Role;
 use crate::sync::Mutex;
+use crate::trace;
 
 /// The prefetches in progress, and the manifests that may start one.
 #[derive(Default)]
@@ -90,10 +91,12 @@ impl Cache {
             _ => return,
         }
         let (shared, key, manifest) = (shared.clone(), key.clone(), answer.manifest.clone());
-        self.0.helper.spawn(async move {
+        // The fills belong to the trace of the request for the manifest.
+        let context = trace::current();
+        self.0.helper.spawn(trace::within(context, async move {
             let blobs = wanted_blobs(&manifest.body, shared.prefetch.mode);
             run(shared, &key, &blobs).await;
-        });
+        }));
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub const ACCEPT: &str = "Accept";
 pub const IF_NONE_MATCH: &str = "If-None-Match";
+pub const TRACEPARENT: &str = "traceparent";
 pub const VIA: &str = "Via";
 pub const X_REGISTRY: &str = "X-Registry";
 

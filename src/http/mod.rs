@@ -14,6 +14,7 @@ pub mod request;
 mod request_details;
 mod request_id;
 mod response;
+mod trace_context;
 
 pub use body::{Aborted, Body, Growing, NextPiece, Piece};
 pub use content_range::ContentRange;
@@ -23,3 +24,4 @@ pub use request::{Certificate, Method, RequestHead, Version};
 pub use request_details::{ContentItem, ContentName, RequestDetails, Resource};
 pub use request_id::RequestId;
 pub use response::{CacheResult, Fields, Ready, Response};
+pub use trace_context::{RequestTrace, SpanId, TraceContext, TraceId};

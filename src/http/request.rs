@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use memchr::memchr;
 
-use super::{RequestId, headers};
+use super::{RequestId, RequestTrace, headers};
 
 /// The supported methods. The cache only reads, so it treats all other methods alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,12 +66,15 @@ pub struct RequestHead<'b> {
     pub certificate: Option<&'b Certificate>,
     /// The address of the client. Added by the connection.
     pub peer: Option<IpAddr>,
+    /// The trace of the request. Added by the connection.
+    pub trace: Option<RequestTrace>,
     /// The first valid UTF-8 `User-Agent`.
     pub user_agent: Option<&'b str>,
     pub(crate) has_accept: bool,
     pub(crate) has_if_none_match: bool,
     pub(crate) has_via: bool,
     pub(crate) has_registry: bool,
+    pub(crate) has_traceparent: bool,
     pub(crate) fields: FieldLines<'b>,
 }
 
@@ -94,11 +97,13 @@ impl RequestHead<'static> {
             authorization: None,
             certificate: None,
             peer: None,
+            trace: None,
             user_agent: None,
             has_accept: false,
             has_if_none_match: false,
             has_via: false,
             has_registry: false,
+            has_traceparent: false,
             fields: FieldLines::checked(&[]),
         }
     }
@@ -138,6 +143,13 @@ impl<'b> RequestHead<'b> {
     /// Returns the raw value of every `Via` line. Several lines form one list.
     pub fn via(&self) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
         self.raw_values(headers::VIA, self.has_via)
+    }
+
+    /// Returns the raw value of `traceparent`. `None` if several lines make the parent ambiguous.
+    pub fn traceparent(&self) -> Option<&'b [u8]> {
+        let mut lines = self.raw_values(headers::TRACEPARENT, self.has_traceparent);
+        let first = lines.next()?;
+        lines.next().is_none().then_some(first)
     }
 
     /// Returns every field line as received, in order, as name and trimmed value.

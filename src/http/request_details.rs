@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
-use super::Ready;
+use super::{Ready, TraceContext};
 
 /// The name of the requested content.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +72,8 @@ pub struct RequestDetails {
     /// The status of the upstream response that decided the response to the client.
     pub upstream_status: Cell<Option<u16>>,
     pub resource: Cell<Resource>,
+    /// The fill of another request that the response follows, if its trace is recorded.
+    pub joined_fill: Cell<Option<TraceContext>>,
 }
 
 impl RequestDetails {
@@ -82,6 +84,7 @@ impl RequestDetails {
             content: content.map_or_else(OnceCell::new, OnceCell::from),
             upstream_status: Cell::new(None),
             resource: Cell::new(ready.resource),
+            joined_fill: Cell::new(None),
         }
     }
 }

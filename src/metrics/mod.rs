@@ -14,8 +14,8 @@ pub use cell::Cell64;
 pub use http::{CoreHttp, FinishedRequest, HttpMetrics, HttpTotals};
 pub use latency::LatencyTotals;
 pub use process::{
-    FillEnd, TagCheck, UpstreamKind, count_tag_check, count_upstream_request, count_wrong_body, observe_fill,
-    received_bytes, register, wrong_bodies,
+    FillEnd, TagCheck, TraceCounters, UpstreamKind, count_tag_check, count_upstream_request,
+    count_wrong_body, observe_fill, received_bytes, register, trace_counters, wrong_bodies,
 };
 pub use registry_labels::{OTHER_REGISTRIES, admit_registry, configure_registries, registry_label};
 pub use store_failures::{StoreOperation, count_store_failure, store_failures};

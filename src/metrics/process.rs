@@ -27,6 +27,7 @@ struct Families {
     fill_duration: HistogramFamily<FillLabels>,
     tag_checks: Family<TagCheckLabels, Counter>,
     wrong_bodies: Counter,
+    trace_spans: Family<TraceSpanLabels, Counter>,
 }
 
 /// The kind of a request to a registry.
@@ -89,6 +90,22 @@ struct FillLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TraceSpanLabels {
+    result: &'static str,
+}
+
+/// The counters of spans by their end. A count takes no lock.
+#[derive(Clone, Debug)]
+pub struct TraceCounters {
+    /// The collector has accepted the span.
+    pub exported: Counter,
+    /// The queue was full.
+    pub dropped: Counter,
+    /// The request with the span has failed.
+    pub failed: Counter,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct TagCheckLabels {
     registry: String,
     result: TagCheck,
@@ -96,13 +113,19 @@ struct TagCheckLabels {
 
 /// Encodes the variants of an enum as label values.
 macro_rules! label_values {
-    ($name:ty { $($variant:ident => $text:literal,)* }) => {
+    ($name:ident { $($variant:ident => $text:literal,)* }) => {
+        impl $name {
+            /// Returns the label value.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $($name::$variant => $text,)*
+                }
+            }
+        }
+
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-                let text = match self {
-                    $(<$name>::$variant => $text,)*
-                };
-                EncodeLabelValue::encode(&text, encoder)
+                EncodeLabelValue::encode(&self.label(), encoder)
             }
         }
     };
@@ -140,6 +163,7 @@ impl Families {
             fill_duration: Family::new_with_constructor(histogram),
             tag_checks: Family::default(),
             wrong_bodies: Counter::default(),
+            trace_spans: Family::default(),
         }
     }
 }
@@ -225,6 +249,19 @@ pub fn wrong_bodies() -> u64 {
     FAMILIES.wrong_bodies.get()
 }
 
+/// Returns the counters of spans.
+pub fn trace_counters() -> TraceCounters {
+    let counter = |result| {
+        let labels = TraceSpanLabels { result };
+        FAMILIES.trace_spans.get_or_create_owned(&labels)
+    };
+    TraceCounters {
+        exported: counter("exported"),
+        dropped: counter("dropped"),
+        failed: counter("failed"),
+    }
+}
+
 /// Adds the families to a scrape.
 pub fn register(registry: &mut Registry) {
     let families = &*FAMILIES;
@@ -260,5 +297,12 @@ pub fn register(registry: &mut Registry) {
         "tag_checks",
         "Checks of stored tags at their registries",
         families.tag_checks.clone(),
+    );
+    // The counters exist with the value 0 also without traces.
+    trace_counters();
+    registry.register(
+        "trace_spans",
+        "Spans of traces, by their end",
+        families.trace_spans.clone(),
     );
 }

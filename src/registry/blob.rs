@@ -61,6 +61,7 @@ impl Registry {
 
     fn blob_response(&self, pull: &Pull<'_>, digest: &Digest, caller: &Caller, blob: FoundBlob) -> Response {
         pull.details.upstream_status.set(blob.upstream_status);
+        pull.details.joined_fill.set(blob.joined_fill);
         let description = Description {
             digest,
             content_type: "application/octet-stream",

@@ -16,6 +16,12 @@ pub fn unix_millis() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// Returns nanoseconds since 1970, for traces. Makes no system call.
+pub fn unix_nanos() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
 /// Returns seconds of the monotonic clock, for deadlines.
 pub fn monotonic_seconds() -> u32 {
     // Wraps after 136 years of uptime.

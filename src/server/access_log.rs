@@ -43,7 +43,7 @@ impl End {
 
 /// The times of a request, in microseconds of the monotonic clock.
 pub struct Stopwatch {
-    started: u64,
+    pub(super) started: u64,
     head_sent: Cell<Option<u64>>,
 }
 
@@ -159,6 +159,9 @@ fn level_of(status: u16) -> Level {
 fn add_request(line: &mut Line<'_>, record: &Record<'_>) {
     let head = record.head;
     line.token("id", head.id);
+    if let Some(trace) = head.trace {
+        line.token("trace_id", trace.context.trace);
+    }
     if let Some(peer) = record.peer {
         line.token("client", peer);
     }

@@ -24,6 +24,7 @@ use crate::limits::{
     RECEIVE_BUFFER_BYTES, REQUEST_HEAD_TIMEOUT,
 };
 use crate::sys::Peer;
+use crate::trace;
 
 /// A client connection with its received but unused bytes.
 pub struct Connection<H> {
@@ -162,6 +163,7 @@ impl<H: Handler> Connection<H> {
                     head.id = self.server.request_ids.next();
                     head.peer = self.peer.map(|peer| peer.ip());
                     head.certificate = self.stream.certificate();
+                    head.trace = trace::of_request(head.traceparent());
                     let next = self.respond(&head).await;
                     self.used += len;
                     self.answered = true;
@@ -205,7 +207,9 @@ impl<H: Handler> Connection<H> {
                 let _memory = server.resources.memory.response();
                 // The connection waits for the cache, not for the client.
                 self.deadline.clear();
-                let answer = AssertUnwindSafe(server.handler.answer(head, &details)).catch_unwind();
+                let context = head.trace.map(|trace| trace.context);
+                let answer = trace::within(context, server.handler.answer(head, &details));
+                let answer = AssertUnwindSafe(answer).catch_unwind();
                 match self.unless_gone(answer).await {
                     // Boxed, like everything except a hit from memory. An idle connection pays for
                     // the largest state of its future.

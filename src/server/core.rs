@@ -12,6 +12,7 @@ use super::connection_limits::ConnectionLimits;
 use super::deadlines::DeadlineTable;
 use super::rebalance::HandoffQueues;
 use super::request_ids::RequestIds;
+use super::request_span::record_span;
 use super::tls::{Acceptor, TlsContext};
 use super::{AccessLog, Handler};
 use crate::metrics::CoreHttp;
@@ -77,6 +78,9 @@ impl<H> Server<H> {
         self.resources.metrics.record(&record.finished(now));
         if let Some(log) = &self.access_log {
             log.write(record, now);
+        }
+        if record.head.trace.is_some_and(|trace| trace.context.sampled) {
+            record_span(record, now);
         }
     }
 }

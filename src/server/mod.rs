@@ -13,6 +13,7 @@ mod listen;
 mod pages;
 mod rebalance;
 mod request_ids;
+mod request_span;
 mod stream;
 pub mod tls;
 

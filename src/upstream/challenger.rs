@@ -117,6 +117,7 @@ impl AuthenticatedRequest<'_> {
             },
             certified: false,
             ns: None,
+            joins_traces: false,
             ..self.endpoint.clone()
         }
     }

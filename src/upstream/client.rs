@@ -8,10 +8,13 @@ use http::HeaderValue;
 use http::header::{ACCEPT_ENCODING, HeaderMap};
 
 use super::Deadlines;
+use super::error::BuildError;
 use super::lookups::Lookups;
 use super::policy::Policy;
 use super::proxy::Routes;
 use super::resolve::FilteredResolver;
+use super::tls::{Peer, TlsBuilder};
+use crate::config::Tls;
 
 const USER_AGENT: &str = concat!("oci-pull-through/", env!("CARGO_PKG_VERSION"));
 
@@ -39,6 +42,35 @@ pub(super) struct Client {
     /// be dead too.
     pub fresh: reqwest::Client,
     pub lookups: Lookups,
+}
+
+/// Returns a client for a service of the operator that is no registry, such as a collector of traces.
+/// Uses no proxy, follows no redirect, and trusts the system's root certificates. Reads files, so only
+/// for the start.
+///
+/// # Errors
+///
+/// Fails if TLS cannot be set up.
+pub fn service_client() -> Result<reqwest::Client, BuildError> {
+    let tls = TlsBuilder::new()
+        .config(&Tls::default(), Peer::Elsewhere)
+        .map_err(|unusable| BuildError::Pem {
+            name: "the system".to_owned(),
+            file: unusable.file,
+            reason: unusable.reason,
+        })?;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .http1_only()
+        .http1_max_headers(HEADERS_MAX)
+        .user_agent(USER_AGENT)
+        .connect_timeout(Deadlines::default().connect)
+        .pool_idle_timeout(IDLE_CONNECTION_AGE)
+        .tcp_user_timeout(UNACKNOWLEDGED_MAX)
+        .pool_max_idle_per_host(1);
+    Ok(client.build()?)
 }
 
 /// The common settings of all clients of one configuration entry.

@@ -29,6 +29,8 @@ pub(super) struct Endpoint {
     /// The value of `ns`, the registry of the request. `None` if the address determines the
     /// registry.
     pub ns: Option<Namespace>,
+    /// Whether the endpoint gets the `traceparent` of a traced request.
+    pub joins_traces: bool,
 }
 
 /// The clients of one registry. Registries do not share connections: a connection of a configured

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONTENT_RANGE};
+use http::{HeaderMap, HeaderName};
 use reqwest::Url;
 use tokio::time::timeout;
 
@@ -19,6 +19,7 @@ use super::verdict::ResponseVerdict;
 use super::{Deadlines, cure, headers, redirect};
 use crate::metrics::{self, UpstreamKind};
 use crate::oci::Namespace;
+use crate::trace::{self, Attribute, OpenSpan, Operation};
 
 /// The maximum size of an error body. OCI error bodies are below 4 KiB, and HTML pages of load
 /// balancers are below this limit.
@@ -31,6 +32,9 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// The deadline for the body of a redirect or refusal. Reading the body yields the error text and
 /// keeps the connection, but neither justifies a longer wait.
 const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// W3C Trace Context, 3.2.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The HTTP request that is sent to each hop.
 pub(super) struct OutgoingRequest {
@@ -70,6 +74,44 @@ impl OutgoingRequest {
         }
         metrics::count_upstream_request(registry, self.kind, status, duration);
     }
+}
+
+impl OutgoingRequest {
+    /// Adds one exchange with `host` to its span.
+    fn describe(
+        &self,
+        span: &mut OpenSpan,
+        host: &Arc<str>,
+        outcome: &Result<reqwest::Response, UpstreamError>,
+    ) {
+        let method = match self.method {
+            http::Method::GET => "GET",
+            http::Method::HEAD => "HEAD",
+            http::Method::POST => "POST",
+            _ => "_OTHER",
+        };
+        span.add(Attribute::Method(method));
+        span.add(Attribute::Server(host.clone()));
+        span.add(Attribute::Registry(self.registry.as_str().into()));
+        let status = outcome.as_ref().ok().map(|response| response.status().as_u16());
+        match status {
+            Some(status) => span.add(Attribute::Status(status)),
+            None => span.fail(),
+        }
+        if status.is_some_and(|status| status >= 400) {
+            span.fail();
+        }
+    }
+}
+
+/// Returns the `traceparent` of a request to `url`. `None` without a traced request, for registries,
+/// and for redirects to another host.
+fn trace_of(endpoint: &Endpoint, url: &Url, span: Option<&OpenSpan>) -> Option<http::HeaderValue> {
+    if !endpoint.joins_traces || !redirect::same_origin(url, endpoint.origin()) {
+        return None;
+    }
+    let context = span.map(OpenSpan::context).or_else(trace::current)?;
+    http::HeaderValue::from_str(&context.to_string()).ok()
 }
 
 /// The treatment of redirects.
@@ -224,6 +266,10 @@ async fn send_with_retry(
         if let Some(secret) = secret {
             request.headers_mut().insert(AUTHORIZATION, secret.header_value());
         }
+        let mut span = trace::child(Operation::UpstreamRequest(outgoing.kind));
+        if let Some(context) = trace_of(endpoint, url, span.as_ref()) {
+            request.headers_mut().insert(TRACEPARENT, context);
+        }
         let began = Instant::now();
         let outcome = match timeout(within, client.execute(request)).await {
             Ok(outcome) => outcome.map_err(|error| not_sent(&host, proxy, error)),
@@ -233,6 +279,9 @@ async fn send_with_retry(
             }),
         };
         outgoing.count(&outcome, began.elapsed());
+        if let Some(span) = &mut span {
+            outgoing.describe(span, &host, &outcome);
+        }
         outcome
     };
     let client = endpoint.client(url);

@@ -53,6 +53,7 @@ pub use auth::Secret;
 #[cfg(any(test, fuzzing))]
 pub use auth::fuzz;
 pub use availability::{AvailabilityState, Budget, RegistryStatus, Source};
+pub use client::service_client;
 pub use content_range::{ReceivedRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
 pub use faults::Fault;

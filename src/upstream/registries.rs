@@ -214,8 +214,32 @@ impl Template {
             realm_hosts: self.realm_hosts.clone(),
             certified,
             ns,
+            joins_traces: false,
         }
     }
+}
+
+/// Domains of public registries that also serve as mirrors. Their operators get no `traceparent`.
+const PUBLIC_SERVICES: [&str; 10] = [
+    "amazonaws.com",
+    "azurecr.io",
+    "docker.com",
+    "docker.io",
+    "gcr.io",
+    "ghcr.io",
+    "k8s.io",
+    "mcr.microsoft.com",
+    "pkg.dev",
+    "quay.io",
+];
+
+/// Returns whether the host of a mirror belongs to a public registry.
+fn is_public_service(mirror: &Url) -> bool {
+    let host = mirror.host_str().unwrap_or_default().trim_end_matches('.');
+    PUBLIC_SERVICES.iter().any(|domain| {
+        let below = host.strip_suffix(domain);
+        below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
+    })
 }
 
 impl MirrorEndpoint {
@@ -232,7 +256,10 @@ impl MirrorEndpoint {
         MirrorEndpoint {
             pull: mirror.pull,
             resolve: mirror.resolve,
-            endpoint: template.endpoint(mirror.url.clone(), false, None),
+            endpoint: Endpoint {
+                joins_traces: !is_public_service(&mirror.url),
+                ..template.endpoint(mirror.url.clone(), false, None)
+            },
             cooling_until: Mutex::default(),
         }
     }
@@ -550,6 +577,20 @@ mod tests {
             place(&through, "ghcr.io"),
             Some(format!("https://cache.example/all/{REST}?ns=ghcr.io"))
         );
+    }
+
+    #[test]
+    fn mirror_of_a_public_registry_joins_no_trace() {
+        for (url, is_public) in [
+            ("https://mirror.gcr.io", true),
+            ("https://quay.io./x", true),
+            ("https://123.dkr.ecr.eu-west-1.amazonaws.com", true),
+            ("https://mirror.corp.example", false),
+            ("https://notgcr.io", false),
+            ("http://10.0.0.1:5000", false),
+        ] {
+            assert_eq!(is_public_service(&url.parse().unwrap()), is_public, "{url}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::open_files::OpenFiles;
 use crate::cache::access::Caller;
 use crate::cache::fill::Head;
-use crate::http::{CacheResult, Growing, Span};
+use crate::http::{CacheResult, Growing, Span, TraceContext};
 use crate::oci::{Digest, Origin};
 use crate::shared_file::SharedFile;
 use crate::storage::Meta;
@@ -55,6 +55,8 @@ pub struct FoundBlob {
     pub cache: CacheResult,
     /// The status of the upstream response for this request.
     pub upstream_status: Option<u16>,
+    /// The fill of another request that sends the bytes, if its trace is recorded.
+    pub joined_fill: Option<TraceContext>,
     pub body: BlobBody,
     /// The end-to-end header fields of the upstream.
     pub headers: BlobHeaders,

@@ -13,8 +13,10 @@ use super::access::HeldContent;
 use super::fill::{Fill, Follower, Ready};
 use super::{Cache, FetchError, Priority};
 use crate::http::CacheResult;
+use crate::oci::{Digest, Origin};
 use crate::runtime::single_flight::Role;
 use crate::storage::{LocalBlob, RemoteBlob, StoredBlob, Within};
+use crate::trace::{self, Attribute, Operation};
 use crate::upstream::Target;
 
 pub use answer::{BlobAnswer, BlobBody, BlobHeaders, BlobRequest, FoundBlob, WantedBytes};
@@ -114,12 +116,7 @@ impl Cache {
             entry,
             small,
             lasting,
-        } = match self
-            .0
-            .storage(&origin.namespace)
-            .find_blob(digest, within)
-            .await?
-        {
+        } = match self.find_blob(origin, digest, within).await? {
             StoredBlob::Local(blob) => blob,
             StoredBlob::Remote(blob) => return Some(Stored::Remote(blob)),
         };
@@ -135,6 +132,19 @@ impl Cache {
             request.open_files.insert(number, digest, local.file.clone());
         }
         Some(Stored::Local(local))
+    }
+
+    /// Looks up the blob in the store.
+    async fn find_blob(&self, origin: &Origin, digest: Digest, within: Within) -> Option<StoredBlob> {
+        let mut span = trace::child(Operation::Lookup);
+        let storage = self.0.storage(&origin.namespace);
+        let found = trace::under(&span, storage.find_blob(digest, within)).await;
+        if let Some(span) = &mut span {
+            span.add(Attribute::Digest(digest.to_string().into()));
+            let is_found = found.is_some();
+            span.add(Attribute::Result(if is_found { "hit" } else { "miss" }));
+        }
+        found
     }
 
     async fn answer_from_file(
@@ -177,6 +187,7 @@ impl Cache {
             public,
             cache: CacheResult::Hit,
             upstream_status: None,
+            joined_fill: None,
             headers: BlobHeaders::stored(entry.meta, origin),
             body: match small {
                 Some(bytes) => BlobBody::Bytes(bytes),
@@ -229,6 +240,7 @@ impl Cache {
                 Role::Follower => CacheResult::Collapsed,
             },
             upstream_status: head.upstream_status.filter(|_| role == Role::Leader),
+            joined_fill: fill.trace().filter(|_| role == Role::Follower),
             body,
             headers: if fill.has_fields_of(request.origin) {
                 BlobHeaders::Fetched(head)

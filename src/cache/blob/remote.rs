@@ -56,6 +56,7 @@ impl Cache {
                 size: Some(meta.size),
                 public,
                 cache: CacheResult::Hit,
+                joined_fill: None,
                 upstream_status: None,
                 body,
                 headers: BlobHeaders::stored(meta.clone(), origin),

@@ -102,6 +102,7 @@ mod tests {
             Caller::ANYBODY,
             None,
             Priority::Client,
+            None,
         );
         fill.change(|state| state.hasher = Some(Hasher::new(Algorithm::Sha256)));
         fill

@@ -185,7 +185,7 @@ mod tests {
             namespace: "r.example".parse().unwrap(),
             repository: "a/b".parse().unwrap(),
         };
-        let fill = Fill::new(digest, origin, Caller::ANYBODY, None, Priority::Client);
+        let fill = Fill::new(digest, origin, Caller::ANYBODY, None, Priority::Client, None);
         fill.change(|state| {
             state.head = Some(Arc::new(Head {
                 size: Some(SIZE),

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http::Span;
+use crate::http::{Span, TraceContext};
 use crate::limits::{HELD_WHOLE_BYTES_MAX, WITHHELD_BYTES};
 use crate::metrics::{self, FillEnd};
 use crate::oci::{Digest, Hasher, Origin};
@@ -59,6 +59,8 @@ pub struct Fill {
     remote: Option<RemoteBlob>,
     /// The first request of a client, in monotonic milliseconds.
     began: u64,
+    /// The span of the fill, if recorded.
+    trace: Option<TraceContext>,
     state: Mutex<FillState>,
     /// Notifies the writer that the window has room, or that no follower needs room.
     room: tokio::sync::Notify,
@@ -144,6 +146,7 @@ impl Fill {
         caller: Caller,
         remote: Option<RemoteBlob>,
         priority: Priority,
+        trace: Option<TraceContext>,
     ) -> Arc<Self> {
         Arc::new(Fill {
             digest,
@@ -151,6 +154,7 @@ impl Fill {
             caller,
             remote,
             began: monotonic_millis(),
+            trace,
             state: Mutex::new(FillState {
                 head: None,
                 endpoint: None,
@@ -183,6 +187,11 @@ impl Fill {
     fn observe_end(&self, result: FillEnd) {
         let duration = Duration::from_millis(monotonic_millis().saturating_sub(self.began));
         metrics::observe_fill(self.origin.namespace.as_str(), result, duration);
+    }
+
+    /// Returns the span of the fill, if recorded.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 
     pub fn digest(&self) -> &Digest {

@@ -14,6 +14,7 @@ use crate::cache::priority::Priority;
 use crate::oci::{Digest, Namespace, Origin};
 use crate::storage::RemoteBlob;
 use crate::sync::Mutex;
+use crate::trace::{self, OpenSpan, Operation};
 
 #[derive(Default)]
 pub struct FillTable(Mutex<HashMap<FillKey, Arc<Fill>>>);
@@ -23,6 +24,8 @@ type FillKey = (Digest, Namespace);
 /// The right to run a fill. After the drop, no new client joins the fill.
 pub struct Ticket {
     pub fill: Arc<Fill>,
+    /// The span of the fill. `None` if the fill works for no sampled request.
+    pub span: Option<OpenSpan>,
 }
 
 impl FillTable {
@@ -54,9 +57,11 @@ impl FillTable {
             fill.raise(&mut fill.lock(), priority);
             return (fill.clone(), None);
         }
-        let fill = Fill::new(digest, origin.clone(), caller.clone(), remote, priority);
+        let span = trace::child(Operation::Fill);
+        let context = span.as_ref().map(OpenSpan::context);
+        let fill = Fill::new(digest, origin.clone(), caller.clone(), remote, priority, context);
         fills.insert(key, fill.clone());
-        (fill.clone(), Some(Ticket { fill }))
+        (fill.clone(), Some(Ticket { fill, span }))
     }
 
     /// Removes `fill`, unless a newer fill has replaced it.

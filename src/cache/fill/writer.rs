@@ -22,6 +22,7 @@ use crate::metrics::FillEnd;
 use crate::oci::{Digest, Hasher, Origin};
 use crate::runtime::single_flight::Role;
 use crate::storage::{RemoteBlob, Verified};
+use crate::trace::{self, Attribute, OpenSpan, Operation};
 use crate::upstream::{Target, UpstreamError};
 
 /// Interval at which a writer without a disk checks the progress of its followers, besides
@@ -95,10 +96,37 @@ impl Drop for Guard {
 
 /// Runs a fill to the end of its commit.
 pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
+    let Ticket { fill, mut span } = ticket;
     let guard = Guard {
-        fill: ticket.fill,
+        fill: fill.clone(),
         shared: shared.clone(),
     };
+    let end = trace::under(&span, fetch_and_commit(&guard, &shared)).await;
+    if let Some(span) = &mut span {
+        describe(span, &fill, end);
+    }
+}
+
+/// Adds the content and the end of a fill to its span.
+fn describe(span: &mut OpenSpan, fill: &Fill, end: Option<FillEnd>) {
+    let Origin {
+        namespace,
+        repository,
+    } = &fill.origin;
+    span.add(Attribute::Registry(namespace.as_str().into()));
+    span.add(Attribute::Repository(repository.as_str().into()));
+    span.add(Attribute::Digest(fill.digest().to_string().into()));
+    if let Some(end) = end {
+        span.add(Attribute::Result(end.label()));
+        if end != FillEnd::Completed {
+            span.fail();
+        }
+    }
+}
+
+/// Fetches the content of a fill, and commits the content. Returns the end, or `None` if the fill had
+/// no source: another fill has stored the content, or no slot was free.
+async fn fetch_and_commit(guard: &Guard, shared: &Arc<Shared>) -> Option<FillEnd> {
     let fill = &guard.fill;
     let origin = &fill.origin;
     // An earlier fill may have committed the content between the caller's lookup and the ticket, or
@@ -106,13 +134,19 @@ pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
     let storage = shared.storage(&origin.namespace);
     if storage.has_local_blob(fill.digest()).await {
         guard.end(End::Stored);
-        return;
+        return None;
     }
-    let resources = match unless(watch::deserted(fill), resources(fill, &shared)).await {
+    let resources = match unless(watch::deserted(fill), resources(fill, shared)).await {
         Ok(Ok(resources)) => resources,
-        Ok(Err(error)) => return guard.end(End::Failed(error)),
+        Ok(Err(error)) => {
+            guard.end(End::Failed(error));
+            return None;
+        }
         // A client that arrives now starts another fill.
-        Err(reason) => return guard.end(End::Failed(FetchError::Abandoned(reason))),
+        Err(reason) => {
+            guard.end(End::Failed(FetchError::Abandoned(reason)));
+            return Some(FillEnd::Abandoned);
+        }
     };
     let FetchResources { slot, memory } = resources;
     {
@@ -130,10 +164,10 @@ pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
         repository,
         digest,
     });
-    let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, &shared)).await {
+    let (verified, from_bucket) = match unless(watch::unworthy(fill, &slot), receive(fill, shared)).await {
         Ok(Ok(verified)) => verified,
-        Ok(Err(failure)) => return fail(&guard, failure),
-        Err(end) => return fail(&guard, end.into()),
+        Ok(Err(failure)) => return Some(fail(guard, failure)),
+        Err(end) => return Some(fail(guard, end.into())),
     };
     if !from_bucket {
         shared.parties.record_proof(&origin.namespace);
@@ -149,8 +183,11 @@ pub async fn run(ticket: Ticket, shared: Arc<Shared>) {
         bytes: fill.lock().window.end(),
     });
     hit("fill-verified");
-    let is_stored = commit(fill, &shared, verified, from_bucket).await;
+    let span = trace::child(Operation::Store);
+    let is_stored = trace::under(&span, commit(fill, shared, verified, from_bucket)).await;
+    drop(span);
     fill.change(|state| state.is_stored = Some(is_stored));
+    Some(FillEnd::Completed)
 }
 
 /// Takes the slot and the memory of a fill. A client that joins a fill of a lower priority meanwhile
@@ -201,8 +238,9 @@ impl From<FetchError> for Failure {
     }
 }
 
-/// Logs the end of a fill without content, notifies its clients, and releases its resources.
-fn fail(guard: &Guard, failure: Failure) {
+/// Logs the end of a fill without content, notifies its clients, and releases its resources. Returns
+/// the end.
+fn fail(guard: &Guard, failure: Failure) -> FillEnd {
     let fill = &guard.fill;
     let Origin {
         namespace,
@@ -239,6 +277,7 @@ fn fail(guard: &Guard, failure: Failure) {
     });
     guard.end(End::Failed(error));
     disk_writer::discard(fill);
+    result
 }
 
 /// Sends an event about a fill, made of registry, repository and digest.

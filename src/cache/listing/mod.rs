@@ -29,6 +29,7 @@ use crate::runtime::clock::unix_millis;
 use crate::runtime::single_flight::{Completer, Role, SingleFlight};
 use crate::storage::RecordChanges;
 use crate::sync::Mutex;
+use crate::trace;
 use crate::upstream::{
     Credentials, Purpose, ResponseVerdict, Target, UpstreamError, UpstreamMethod, UpstreamRequest,
     UpstreamResponse,
@@ -183,8 +184,9 @@ fn answering(
     shared: Arc<Shared>,
     key: ListingKey,
 ) -> impl FnOnce(Completer<ListingKey, Outcome>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let context = trace::current();
     move |completer| {
-        Box::pin(async move {
+        Box::pin(trace::within(context, async move {
             if let Some(listed) = shared.fresh_list(&key) {
                 return completer.complete(Ok(shared.list_answer(listed, CacheResult::Hit, None)));
             }
@@ -194,7 +196,7 @@ fn answering(
                 completer.complete(outcome);
                 shared.write_records(&key.origin, changes).await;
             }
-        })
+        }))
     }
 }
 

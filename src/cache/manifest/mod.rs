@@ -24,6 +24,7 @@ use crate::oci::{
 use crate::runtime::clock::unix_seconds;
 use crate::runtime::single_flight::{Completer, Role};
 use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
+use crate::trace::{self, Attribute, Operation};
 use crate::upstream::{Purpose, Target};
 
 pub(super) use completeness::Needs;
@@ -113,8 +114,10 @@ fn answering(
     shared: Arc<Shared>,
     key: ManifestKey,
 ) -> impl FnOnce(SharedFetch) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    // On the core of the request. The call is in the trace of its first request.
+    let context = trace::current();
     move |completer| {
-        Box::pin(async move {
+        Box::pin(trace::within(context, async move {
             let work = async {
                 match &key.reference {
                     Reference::Digest(digest) => by_digest(&shared, &key, digest, &completer).await,
@@ -122,7 +125,7 @@ fn answering(
                 }
             };
             let _ = unless(completer.deserted(DESERTED_MANIFEST_TIMEOUT), work).await;
-        })
+        }))
     }
 }
 
@@ -186,8 +189,14 @@ pub(super) async fn stored(shared: &Arc<Shared>, origin: &Origin, digest: &Diges
     }
     let parse = move |body, meta: &Meta| Manifest::of(digest, body, meta);
     let storage = shared.storage(&origin.namespace);
-    let manifest = storage.load(&key, MANIFEST_BYTES_MAX, parse).await?;
-    Some(Arc::new(manifest))
+    let mut span = trace::child(Operation::Lookup);
+    let manifest = trace::under(&span, storage.load(&key, MANIFEST_BYTES_MAX, parse)).await;
+    if let Some(span) = &mut span {
+        span.add(Attribute::Digest(digest.to_string().into()));
+        let is_found = manifest.is_some();
+        span.add(Attribute::Result(if is_found { "hit" } else { "miss" }));
+    }
+    manifest.map(Arc::new)
 }
 
 /// A manifest to be written to the store.
@@ -255,7 +264,9 @@ impl Storing {
             verified,
         };
         let storage = shared.storage(&origin.namespace);
-        storage.store(&origin.namespace, entry, Box::new(pending)).await;
+        let span = trace::child(Operation::Store);
+        let storing = storage.store(&origin.namespace, entry, Box::new(pending));
+        trace::under(&span, storing).await;
     }
 }
 

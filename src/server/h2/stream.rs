@@ -18,13 +18,17 @@ use super::request::{read_lines, write_lines};
 use super::send_buffer::Chunk;
 use super::shared::Shared;
 use crate::http::date::http_date;
-use crate::http::{Body, CacheResult, Method, Ready, RequestDetails, RequestHead, RequestId, Response, Span};
+use crate::http::headers::TRACEPARENT;
+use crate::http::{
+    Body, CacheResult, Method, Ready, RequestDetails, RequestHead, RequestId, RequestTrace, Response, Span,
+};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT, REQUEST_BODY_TIMEOUT};
 use crate::runtime::clock::unix_seconds;
 use crate::server::Handler;
 use crate::server::access_log::{End, Record, Stopwatch};
 use crate::server::h1::parse::HeadError;
 use crate::server::h1::refusal;
+use crate::trace;
 
 /// The initial buffer for a head, rarely exceeded. Clients send 300 to 900 bytes.
 const LINES_BYTES: usize = 1_024;
@@ -38,9 +42,10 @@ enum Known {
     Refused(HeadError),
 }
 
-/// The id of a request, and its times if the request is logged.
+/// The id of a request, its times and its trace.
 struct Arrival {
     id: RequestId,
+    trace: Option<RequestTrace>,
     stopwatch: Stopwatch,
 }
 
@@ -59,6 +64,13 @@ struct Outcome {
     cut: Option<Cut>,
 }
 
+/// Returns the only value of `traceparent`.
+fn traceparent(fields: &HeaderMap) -> Option<&[u8]> {
+    let mut values = fields.get_all(TRACEPARENT).iter();
+    let first = values.next()?;
+    values.next().is_none().then_some(first.as_bytes())
+}
+
 /// Answers `request` at once or starts a task. A panic ends only this stream.
 pub fn begin<H: Handler>(
     shared: &Rc<Shared<H>>,
@@ -67,6 +79,7 @@ pub fn begin<H: Handler>(
 ) {
     let arrival = Arrival {
         id: shared.server.request_ids.next(),
+        trace: trace::of_request(traceparent(request.headers())),
         stopwatch: Stopwatch::start(),
     };
     let mut lines = Vec::with_capacity(LINES_BYTES);
@@ -125,14 +138,19 @@ fn panicked<H: Handler>(
         id: arrival.id,
         ..RequestHead::refused()
     };
-    let head = read(shared, lines, arrival.id).unwrap_or(refused);
+    let head = read(shared, lines, arrival).unwrap_or(refused);
     Outcome::unanswered(Cut::Aborted).record(shared, &head, details, arrival);
 }
 
-fn read<'a, H>(shared: &'a Shared<H>, lines: &'a [u8], id: RequestId) -> Result<RequestHead<'a>, HeadError> {
+fn read<'a, H>(
+    shared: &'a Shared<H>,
+    lines: &'a [u8],
+    arrival: &Arrival,
+) -> Result<RequestHead<'a>, HeadError> {
     let head = read_lines(lines)?;
     Ok(RequestHead {
-        id,
+        id: arrival.id,
+        trace: arrival.trace,
         certificate: shared.certificate.as_ref(),
         peer: shared.peer.map(|peer| peer.ip()),
         ..head
@@ -147,7 +165,7 @@ fn answer_at_once<H: Handler>(
     respond: &mut SendResponse<Chunk>,
     arrival: &Arrival,
 ) -> Option<Known> {
-    let head = match read(shared, lines, arrival.id) {
+    let head = match read(shared, lines, arrival) {
         Ok(head) => head,
         Err(error) => return Some(Known::Refused(error)),
     };
@@ -194,7 +212,7 @@ async fn answer<H: Handler>(
         id: arrival.id,
         ..RequestHead::refused()
     };
-    let (head, known) = match (read(shared, lines, arrival.id), known) {
+    let (head, known) = match (read(shared, lines, arrival), known) {
         (Ok(head), known) => (head, known),
         (Err(_), Known::Refused(error)) | (Err(error), _) => (refused, Known::Refused(error)),
     };
@@ -216,7 +234,11 @@ async fn answer<H: Handler>(
         }
         Known::Nothing => {
             let answered = {
-                let answer = shared.server.handler.answer(&head, details);
+                let context = head.trace.map(|trace| trace.context);
+                let answer = pin!(trace::within(
+                    context,
+                    shared.server.handler.answer(&head, details)
+                ));
                 let reset = pin!(poll_fn(|cx| respond.poll_reset(cx)));
                 match select(answer, reset).await {
                     Either::Left((answer, _)) => Some(answer),

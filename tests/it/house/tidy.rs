@@ -36,11 +36,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin", "auth", "cache", "config", "fairness", "manage", "metrics", "oci", "registry",
-            "runtime", "server", "storage", "store", "sys", "systemd", "upstream",
+            "runtime", "server", "storage", "store", "sys", "systemd", "trace", "upstream",
         ],
     ),
     ("systemd", &["sys"]),
-    ("server", &["http", "metrics", "runtime", "sys"]),
+    ("server", &["http", "metrics", "runtime", "sys", "trace"]),
     (
         "registry",
         &[
@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cache",
         &[
-            "config", "fairness", "http", "metrics", "oci", "runtime", "storage", "upstream",
+            "config", "fairness", "http", "metrics", "oci", "runtime", "storage", "trace", "upstream",
         ],
     ),
     (
@@ -61,7 +61,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("fairness", &["config", "oci"]),
     ("store", &["config", "metrics", "oci", "sys"]),
     ("metrics", &["http"]),
-    ("upstream", &["config", "metrics", "oci"]),
+    ("upstream", &["config", "metrics", "oci", "trace"]),
+    ("trace", &["config", "http", "metrics", "runtime"]),
     ("config", &["oci"]),
 ];
 
@@ -116,6 +117,7 @@ const TOKIO: &[&str] = &[
     "src/store/s3/pool.rs",
     "src/store/s3/read.rs",
     "src/store/s3/upload.rs",
+    "src/trace/export.rs",
     "src/upstream/auth/credential_source.rs",
     "src/upstream/auth/helper.rs",
     "src/upstream/auth/token.rs",
