@@ -29,5 +29,6 @@ mod s3;
 mod storage;
 mod tags;
 mod tls;
+mod traces;
 mod upstream;
 mod upstream_auth;

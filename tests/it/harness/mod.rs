@@ -7,6 +7,7 @@
 
 pub mod bucket;
 pub mod client;
+pub mod collector;
 pub mod content;
 pub mod disk;
 pub mod h2;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use bucket::{Bucket, Fault};
 pub use client::{Broken, Client, Connection, Response};
+pub use collector::{Answering, Collector, Span};
 pub use content::{Content, PseudoRandom};
 pub use image::{Flavor, Image};
 pub use metadata::Metadata;

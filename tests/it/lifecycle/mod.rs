@@ -16,7 +16,7 @@ mod restart_protocols;
 mod process;
 
 /// Fields, formats, levels and secrets of log lines, and the log file.
-mod logs;
+pub mod logs;
 
 /// Liveness and readiness while something fails.
 pub mod health;

@@ -1,0 +1,4 @@
+//! Traces by OTLP.
+
+mod collector_faults;
+mod spans;
