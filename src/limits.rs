@@ -879,6 +879,36 @@ pub const PRUNE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Log lines about single images of a dry run.
 pub const PRUNE_IMAGES_LOGGED_MAX: usize = 100;
 
+// --- Rules that keep images up to date ---
+
+/// Rules of `warm`. Each due rule costs a pass over the index.
+pub const WARM_RULES_MAX: usize = 64;
+
+/// Images of one run. A check of an unchanged tag takes a `HEAD` request of some 100 ms, so a run of 1,000
+/// images takes two minutes of the default interval.
+pub const WARM_IMAGES_MAX: usize = 1_000;
+
+/// Time between two runs of a rule without `every`, and the shortest time.
+pub const WARM_INTERVAL_DEFAULT: Duration = Duration::from_secs(3_600);
+pub const WARM_INTERVAL_MIN: Duration = Duration::from_secs(10);
+
+/// The longest delay of a run, as a divisor of the interval of its rule. Caches with the same rules spread
+/// their requests over a tenth of the interval.
+pub const WARM_DELAY_DIVISOR: u32 = 10;
+
+/// Interval of the checks whether a rule is due.
+pub const WARM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shortest time before the continuation of a run that a registry has held back.
+pub const WARM_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// Ended jobs of rules that stay visible, besides the other jobs. Rules run every hour, and must not
+/// displace the reports of the operator's jobs.
+pub const WARM_JOBS_ENDED_MAX: usize = 8;
+
+/// Log lines about single images of a run that were not fetched.
+pub const WARM_IMAGES_LOGGED_MAX: usize = 20;
+
 // --- Admin API ---
 
 /// Concurrent connections to the admin socket. Operators and scripts need a few.

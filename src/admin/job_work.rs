@@ -10,7 +10,7 @@ use super::jobs::JobKind;
 use crate::limits::CONNECTION_SWEEP_INTERVAL;
 use crate::manage::{
     ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, PlannedVerification, ProgressCounts,
-    VerifyProgress, VerifyReport,
+    VerifyProgress, VerifyReport, WarmReport, WarmRun,
 };
 use crate::store::Stores;
 
@@ -26,6 +26,10 @@ pub enum JobWork {
         rule: LoadRule,
         progress: LoadProgress,
     },
+    Warm {
+        run: WarmRun,
+        progress: LoadProgress,
+    },
 }
 
 /// The report of a job. The members of the kinds differ.
@@ -34,6 +38,7 @@ pub enum JobWork {
 pub enum JobReport {
     Verify(VerifyReport),
     Load(LoadReport),
+    Warm(WarmReport),
 }
 
 impl JobReport {
@@ -42,6 +47,7 @@ impl JobReport {
         match self {
             JobReport::Verify(report) => report.complete,
             JobReport::Load(report) => report.complete,
+            JobReport::Warm(report) => report.complete,
         }
     }
 }
@@ -51,21 +57,22 @@ impl JobWork {
         match self {
             JobWork::Verify { .. } => JobKind::Verify,
             JobWork::Load { .. } => JobKind::Load,
+            JobWork::Warm { .. } => JobKind::Warm,
         }
     }
 
     pub fn counts(&self) -> ProgressCounts {
         match self {
             JobWork::Verify { plan, progress, .. } => plan.counts(progress),
-            JobWork::Load { progress, .. } => progress.counts(),
+            JobWork::Load { progress, .. } | JobWork::Warm { progress, .. } => progress.counts(),
         }
     }
 
-    /// Returns the images that a load pulls now.
+    /// Returns the images that a load or a rule of `warm` pulls now.
     pub fn images(&self) -> Vec<ImageInWork> {
         match self {
             JobWork::Verify { .. } => Vec::new(),
-            JobWork::Load { progress, .. } => progress.images(),
+            JobWork::Load { progress, .. } | JobWork::Warm { progress, .. } => progress.images(),
         }
     }
 
@@ -98,6 +105,8 @@ impl JobWork {
                 }
                 Ok(report)
             }
+            // No client starts such a job.
+            JobWork::Warm { .. } => self.report(stopped),
         }
     }
 
@@ -118,6 +127,7 @@ impl JobWork {
                 rule,
                 progress,
             } => Ok(JobReport::Load(loader.run(rule, progress, stopped)?)),
+            JobWork::Warm { run, progress } => Ok(JobReport::Warm(run.run(progress, stopped)?)),
         }
     }
 }
@@ -158,6 +168,7 @@ mod tests {
         for report in [
             JobReport::Verify(VerifyReport::default()),
             JobReport::Load(LoadReport::default()),
+            JobReport::Warm(WarmReport::default()),
         ] {
             let json = serde_json::to_string(&report).unwrap();
             assert_eq!(

@@ -1,5 +1,5 @@
 //! Jobs: verifications and loads that run on threads of their own, longer than a request. The load at
-//! start is a job too.
+//! start and the runs of the rules of `warm` are jobs too.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,8 +14,8 @@ use super::change::Change;
 use super::job_work::{JobReport, JobWork};
 use super::problem::Problem;
 use crate::events::{self, Event};
-use crate::limits::{JOBS_ENDED_MAX, JOBS_RUNNING_MAX};
-use crate::manage::{ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, ProgressCounts};
+use crate::limits::{JOBS_ENDED_MAX, JOBS_RUNNING_MAX, WARM_JOBS_ENDED_MAX};
+use crate::manage::{ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, ProgressCounts, WarmRun};
 use crate::runtime::clock::unix_seconds;
 use crate::sync::Mutex;
 
@@ -51,6 +51,7 @@ enum End {
 pub enum JobKind {
     Verify,
     Load,
+    Warm,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -101,6 +102,7 @@ impl JobKind {
         match self {
             JobKind::Verify => "verify",
             JobKind::Load => "load",
+            JobKind::Warm => "warm",
         }
     }
 
@@ -108,6 +110,7 @@ impl JobKind {
         match self {
             JobKind::Verify => "store-verify",
             JobKind::Load => "image-load",
+            JobKind::Warm => "warm-run",
         }
     }
 }
@@ -147,6 +150,30 @@ impl Jobs {
                 ended(report);
             }
             Ok(report)
+        })
+    }
+
+    /// Starts a run of a rule of `warm`. Calls `began` before the run, and `ended` after the run. The caller
+    /// starts one run at a time, so the run does not count for [`JOBS_RUNNING_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// No thread can be created.
+    pub fn warm(
+        &self,
+        run: WarmRun,
+        began: impl FnOnce(u64) + Send + 'static,
+        ended: impl FnOnce(u64, &io::Result<JobReport>) + Send + 'static,
+    ) -> Result<u64, Problem> {
+        let work = JobWork::Warm {
+            run,
+            progress: LoadProgress::default(),
+        };
+        self.start_with(work, move |work, id, stopped| {
+            began(id);
+            let report = work.report(stopped);
+            ended(id, &report);
+            report
         })
     }
 
@@ -227,15 +254,28 @@ impl Jobs {
 }
 
 impl Table {
-    /// Adds a job. Forgets the oldest ended jobs beyond [`JOBS_ENDED_MAX`].
+    /// Adds a job. Forgets the oldest ended jobs beyond [`JOBS_ENDED_MAX`], and [`WARM_JOBS_ENDED_MAX`] of
+    /// the rules of `warm`.
     fn add(&mut self, work: JobWork) -> Result<(Arc<Job>, Receiver<()>), Problem> {
-        let running = self.jobs.iter().filter(|job| job.is_running()).count();
-        if running >= JOBS_RUNNING_MAX {
+        let is_warm = work.kind() == JobKind::Warm;
+        let alike = |job: &&Arc<Job>| (job.work.kind() == JobKind::Warm) == is_warm;
+        let running = self
+            .jobs
+            .iter()
+            .filter(|job| alike(job) && job.is_running())
+            .count();
+        if !is_warm && running >= JOBS_RUNNING_MAX {
             return Err(Problem::TooManyJobs);
         }
-        let mut surplus = (self.jobs.len() - running).saturating_sub(JOBS_ENDED_MAX - 1);
+        let ended = self.jobs.iter().filter(alike).count() - running;
+        let ended_max = if is_warm {
+            WARM_JOBS_ENDED_MAX
+        } else {
+            JOBS_ENDED_MAX
+        };
+        let mut surplus = ended.saturating_sub(ended_max - 1);
         self.jobs.retain(|job| {
-            let is_surplus = surplus > 0 && !job.is_running();
+            let is_surplus = surplus > 0 && alike(&job) && !job.is_running();
             surplus -= usize::from(is_surplus);
             !is_surplus
         });

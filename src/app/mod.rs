@@ -13,6 +13,7 @@ mod stop;
 mod supervise;
 mod tls;
 mod traces;
+mod warm;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -251,6 +252,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         .map_err(AppError::threads)?;
     let store_threads =
         supervise::StoreThreads::start(&storages, &config, &loader).map_err(AppError::threads)?;
+    let warm = warm::start(&config, &storages, &loader, &jobs).map_err(AppError::threads)?;
     let preload = Preload::start(&config, storages.local_stores(), loader, jobs.clone());
     let preload = preload.map_err(AppError::threads)?;
 
@@ -265,6 +267,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
                     client_auth: &client_auth,
                     acceptor: acceptor.as_ref(),
                     prune: store_threads.prune.as_ref(),
+                    warm: warm.as_ref(),
                 };
                 reload::contained(|| parts.reload(&config, read()));
                 notifier.ready(&status);
@@ -280,6 +283,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         config.drain_timeout,
     );
     drop(preload);
+    drop(warm);
     jobs.cancel_all();
     drop(admin_socket);
     drop(missing_file);

@@ -6,7 +6,7 @@ use super::AppError;
 use crate::auth::ClientAuth;
 use crate::config::{ClientAuthConfig, Config, Diagnostics, Live, Registries, RegistryName, ServerTls};
 use crate::fail_point::hit;
-use crate::manage::BackgroundPrune;
+use crate::manage::{BackgroundPrune, BackgroundWarm};
 use crate::metrics;
 use crate::server::tls::Acceptor;
 use crate::upstream::Upstreams;
@@ -35,6 +35,7 @@ pub(super) struct Parts<'a> {
     pub client_auth: &'a ClientAuth,
     pub acceptor: Option<&'a Acceptor>,
     pub prune: Option<&'a BackgroundPrune>,
+    pub warm: Option<&'a BackgroundWarm>,
 }
 
 impl Parts<'_> {
@@ -58,6 +59,9 @@ impl Parts<'_> {
         }
         if let Some(prune) = self.prune {
             prune.replace(&new.prune);
+        }
+        if let Some(warm) = self.warm {
+            warm.replace(&new.warm);
         }
         log_settings(&new);
         for key in running.needs_restart(&new) {
@@ -148,6 +152,7 @@ mod tests {
             client_auth: &client_auth,
             acceptor: Some(&acceptor),
             prune: None,
+            warm: None,
         };
         let generations = || (live.generation(), client_auth.generation());
         let before = generations();

@@ -59,7 +59,7 @@ pub use fill::FillStatus;
 pub use freshness::{TagPolicy, TagTerms, is_fresh, terms as tag_terms};
 pub use listing::{INDEX_TYPE, ListingAnswer, ListingError, ListingKey};
 pub use lookup_counts::{CoreLookupCounts, LookupCounts, LookupKind, LookupResult, Lookups, RegistryLookups};
-pub use manifest::{Manifest, ManifestAnswer, ManifestKey};
+pub use manifest::{CheckedTag, Manifest, ManifestAnswer, ManifestKey};
 pub use passthrough::PassthroughHead;
 pub use priority::Priority;
 

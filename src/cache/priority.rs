@@ -9,6 +9,8 @@
 pub enum Priority {
     /// A client may need the content soon.
     Prefetch,
+    /// A rule of `warm` keeps the content up to date.
+    Warm,
     /// An operator has requested the content, or it is pinned and damaged.
     Load,
     /// A client waits for the content.
@@ -17,7 +19,7 @@ pub enum Priority {
 
 impl Priority {
     /// The number of priorities.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 
     /// Returns whether no client waits for the content.
     pub fn is_background(self) -> bool {
@@ -30,6 +32,8 @@ impl Priority {
         match self {
             Priority::Client => 0,
             Priority::Load => whole / 4,
+            // Three eighths, without an overflow.
+            Priority::Warm => whole / 4 + whole / 8,
             Priority::Prefetch => whole / 2,
         }
     }
@@ -38,7 +42,8 @@ impl Priority {
     pub(super) fn of_number(number: u8) -> Self {
         match number {
             0 => Priority::Prefetch,
-            1 => Priority::Load,
+            1 => Priority::Warm,
+            2 => Priority::Load,
             _ => Priority::Client,
         }
     }
@@ -48,7 +53,12 @@ impl Priority {
 mod tests {
     use super::*;
 
-    const ALL: [Priority; Priority::COUNT] = [Priority::Prefetch, Priority::Load, Priority::Client];
+    const ALL: [Priority; Priority::COUNT] = [
+        Priority::Prefetch,
+        Priority::Warm,
+        Priority::Load,
+        Priority::Client,
+    ];
 
     #[test]
     fn each_priority_leaves_at_least_as_much_as_the_next_higher_one() {
@@ -58,8 +68,14 @@ mod tests {
                 reserves.is_sorted_by(|lower, higher| lower >= higher),
                 "{reserves:?}"
             );
-            assert_eq!(reserves[2], 0);
+            assert_eq!(reserves[3], 0);
         }
+    }
+
+    #[test]
+    fn parts_of_the_whole_that_stay_free() {
+        assert_eq!(ALL.map(|priority| priority.reserve(160)), [80, 60, 40, 0]);
+        assert_eq!(ALL.map(|priority| priority.reserve(8)), [4, 3, 2, 0]);
     }
 
     #[test]

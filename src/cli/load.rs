@@ -195,7 +195,7 @@ fn by_cache(
     let id = cache.start_load(request).map_err(Failure::of)?;
     match line.follow_job(cache, id)? {
         JobReport::Load(report) => Ok(report),
-        JobReport::Verify(_) => Err(Failure::of(OTHER_JOB)),
+        JobReport::Verify(_) | JobReport::Warm(_) => Err(Failure::of(OTHER_JOB)),
     }
 }
 

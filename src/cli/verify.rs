@@ -82,7 +82,7 @@ fn by_cache(
     let id = cache.start_verify(request).map_err(Failure::of)?;
     match line.follow_job(cache, id)? {
         JobReport::Verify(report) => Ok(report),
-        JobReport::Load(_) => Err(Failure::of(OTHER_JOB)),
+        JobReport::Load(_) | JobReport::Warm(_) => Err(Failure::of(OTHER_JOB)),
     }
 }
 

@@ -25,11 +25,12 @@ pub use live::Live;
 pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration, parse_go_duration, parse_pull_timeout};
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, CertificatePattern, ClientAuthConfig, ClientCertificateConfig,
-    DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, IoDriver, KernelTls,
-    ListenAddr, LoadSettings, Mirror, Named, Overlap, Pem, Prefetch, Proxy, ProxyEnvironment, ProxyUrl,
-    PruneRuleConfig, Registries, RegistryConfig, RegistryName, RegistrySettings, RootChoice, S3Settings,
-    Sampler, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName, StorageConfig, StoreBounds,
-    StoreDirs, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, TraceSettings, VerifyOnOpen,
+    DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter, ImagePattern, IoDriver,
+    KernelTls, ListenAddr, LoadSettings, Mirror, Named, Overlap, Pem, Prefetch, Proxy, ProxyEnvironment,
+    ProxyUrl, PruneRuleConfig, Registries, RegistryConfig, RegistryName, RegistrySettings, RootChoice,
+    S3Settings, Sampler, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName, StorageConfig,
+    StoreBounds, StoreDirs, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls, TraceSettings,
+    VerifyOnOpen, WarmRuleConfig, retain_newest,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;
@@ -70,6 +71,8 @@ pub struct Config {
     pub client_auth: Option<ClientAuthConfig>,
     /// The rules that remove stored images in the background.
     pub prune: Vec<PruneRuleConfig>,
+    /// The rules that keep images in the store up to date.
+    pub warm: Vec<WarmRuleConfig>,
     /// Messages for the log about settings that have no effect, or that are probably mistakes.
     pub warnings: Vec<Warning>,
 }

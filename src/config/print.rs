@@ -6,7 +6,7 @@ use super::Config;
 use super::model::units::shown_duration;
 use super::model::{
     Access, AllowRule, Auth, ClientAuthConfig, Glob, Mirror, Named, Pem, Proxy, ProxyUrl, PruneRuleConfig,
-    RegistryName, RootChoice, SizeBound, TagFreshness, TagRule,
+    RegistryName, RootChoice, SizeBound, TagFreshness, TagRule, WarmRuleConfig,
 };
 use super::options::{InFile, Setting};
 use super::resolve::{ClientAuthOrigins, Sources, load};
@@ -41,6 +41,7 @@ pub fn print(flags: Layer, environment: Environment<'_>) -> Result<String, Diagn
     }
     page.rules(0, &sources.file.allow);
     page.prune(&sources.file.prune);
+    page.warm(&sources.file.warm);
     page.proxies(&config);
     page.map(0, "defaults", "for registries that are not named");
     page.partial_registry(1, &sources.file.defaults.without_secrets(), None);
@@ -198,6 +199,33 @@ impl Page {
                 ("window", rule.window.map(|window| window.to_string())),
                 ("count", rule.images_max.map(|count| count.to_string())),
                 ("dry_run", Some(rule.dry_run.to_string())),
+            ];
+            for (key, value) in values {
+                if let Some(value) = value {
+                    self.value(2, key, &value, "");
+                }
+            }
+        }
+    }
+
+    fn warm(&mut self, rules: &[Spanned<WarmRuleConfig>]) {
+        if !rules.is_empty() {
+            self.map(0, "warm", "");
+        }
+        for Spanned { value: rule, line } in rules {
+            let origin = self.at(*line);
+            self.line(1, &format!("- every: {}", shown_duration(rule.every)), &origin);
+            let platforms = rule.platforms.as_ref();
+            let values = [
+                ("pattern", Some(rule.pattern.as_str().to_owned())),
+                ("newest", rule.newest.map(|count| count.to_string())),
+                (
+                    "platforms",
+                    platforms.map(|platforms| platforms.words().join(",")),
+                ),
+                ("window", rule.window.map(|window| window.to_string())),
+                ("pin", Some(rule.pin.to_string())),
+                ("reserve", Some(format!("{}%", rule.reserve_percent))),
             ];
             for (key, value) in values {
                 if let Some(value) = value {

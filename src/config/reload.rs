@@ -5,7 +5,7 @@ use super::{Config, StoreDirs};
 
 impl Config {
     /// Returns the keys whose values differ in `new` and are read at start only. A reload applies
-    /// [`Registries`](super::Registries), client authentication and the rules of `prune`.
+    /// [`Registries`](super::Registries), client authentication, and the rules of `prune` and `warm`.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         // Without `..`: a new field needs a decision here.
         let Config {
@@ -19,6 +19,7 @@ impl Config {
             traces,
             client_auth: _,
             prune: _,
+            warm: _,
             warnings: _,
         } = self;
         let root = |config: &Config| config.storage.root().map(|(root, _)| root.to_owned());

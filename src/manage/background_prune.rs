@@ -8,7 +8,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::prune_schedule::PruneSchedule;
+use super::schedule::Schedule;
 use super::{PruneRule, plan_prune};
 use crate::config::PruneRuleConfig;
 use crate::fail_point::hit;
@@ -70,7 +70,7 @@ impl PruneThread {
 }
 
 fn run(store: &Stores, new_rules: &NewRules, stopped: &Receiver<()>) {
-    let mut schedule = PruneSchedule::default();
+    let mut schedule = Schedule::default();
     // The sender never sends, so only the drop of the sender ends the wait early.
     while stopped.recv_timeout(PRUNE_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if let Some(rules) = new_rules.lock().take() {

@@ -19,15 +19,16 @@ mod page;
 mod pin_repair;
 mod pinned_images;
 mod prune_request;
-mod prune_schedule;
 mod readiness;
 mod removal;
+mod schedule;
 mod sorted_page;
 mod table;
 mod temporary;
 mod upstreams;
 mod verify;
 mod verify_request;
+mod warm;
 
 pub use background_prune::BackgroundPrune;
 pub use bundle::{
@@ -64,3 +65,4 @@ pub use verify::{
     plan_verify,
 };
 pub use verify_request::{VerifyRequest, VerifyRule};
+pub use warm::{BackgroundWarm, StartRun, WarmReport, WarmRun};

@@ -1,35 +1,20 @@
 //! Pins: images that no eviction and no prune removes.
 
 mod file;
-mod version;
 
 use std::collections::HashSet;
 use std::fmt;
 
-use semver::VersionReq;
-
-use crate::config::Glob;
+use crate::config::ImagePattern;
 use crate::limits::PINS_MAX;
-use crate::oci::{Digest, ImageName, Namespace, Origin, Platforms, Reference, Tag};
+use crate::oci::{Digest, ImageName, Origin, Platforms, Reference};
 
-/// The pattern of a pin, and the platforms that the pin holds.
-///
-/// A pattern is a name of an image, a name with `*`, or a repository with a range of versions such as
-/// `redis:^7.2`. `*` stays within a part of the name, and `**` crosses parts. Without tag and digest, a
-/// pin holds the whole repository.
+/// The pattern of a pin, and the platforms that the pin holds. Without tag and digest, a pin holds the whole
+/// repository.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pin {
-    text: String,
-    matcher: Matcher,
+    pattern: ImagePattern,
     platforms: Platforms,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Matcher {
-    Exact(ImageName),
-    Glob(Glob),
-    /// The tags of a repository that are versions in a range.
-    Range(Origin, VersionReq),
 }
 
 /// The reason why a pin was not added.
@@ -56,59 +41,24 @@ impl Pin {
     ///
     /// The text is no name of an image and no pattern.
     pub fn parse(text: &str) -> Result<Self, PinError> {
-        if let Some((repository, range)) = version::split_range(text) {
-            return Self::parse_range(text, repository, range);
-        }
-        if !text.contains('*') {
-            let name: ImageName = text
-                .parse()
-                .map_err(|error| PinError::Invalid(format!("{error}")))?;
-            return Ok(Pin {
-                text: name.to_string(),
-                matcher: Matcher::Exact(name),
-                platforms: Platforms::All,
-            });
-        }
-        let text = completed(text);
-        // A name without a tag holds every tag and digest.
-        let has_reference = text
-            .rsplit('/')
-            .next()
-            .is_some_and(|last| last.contains([':', '@']));
-        let pattern = if has_reference {
-            text.clone()
-        } else {
-            format!("{text}:**")
-        };
-        let glob = Glob::new(&pattern, Some('/'));
-        let glob =
-            glob.map_err(|error| PinError::Invalid(format!("the pattern {text:?} is invalid: {error}")))?;
-        Ok(Pin {
-            text,
-            matcher: Matcher::Glob(glob),
-            platforms: Platforms::All,
-        })
+        ImagePattern::parse(text).map(Pin::of).map_err(PinError::Invalid)
     }
 
-    fn parse_range(text: &str, repository: &str, range: &str) -> Result<Self, PinError> {
-        let name: ImageName = repository
-            .parse()
-            .map_err(|error| PinError::Invalid(format!("{error}")))?;
-        let range: VersionReq = range.parse().map_err(|error| {
-            PinError::Invalid(format!(
-                "the range of versions in {text:?} is invalid: {error}; expected a range such as redis:^7.2 or redis:>=7,<8"
-            ))
-        })?;
-        Ok(Pin {
-            text: format!("{}/{}:{range}", name.origin.namespace, name.origin.repository).replace(' ', ""),
-            matcher: Matcher::Range(name.origin, range),
+    /// Returns the pin of a pattern, for all platforms.
+    pub fn of(pattern: ImagePattern) -> Self {
+        Pin {
+            pattern,
             platforms: Platforms::All,
-        })
+        }
     }
 
     /// Returns the pin for these platforms of an index only.
     pub fn for_platforms(self, platforms: Platforms) -> Self {
         Pin { platforms, ..self }
+    }
+
+    pub fn pattern(&self) -> &ImagePattern {
+        &self.pattern
     }
 
     pub fn platforms(&self) -> &Platforms {
@@ -117,77 +67,26 @@ impl Pin {
 
     /// Returns the image of a pin for one tag or digest.
     pub fn image(&self) -> Option<&ImageName> {
-        match &self.matcher {
-            Matcher::Exact(name) => name.reference.as_ref().map(|_| name),
-            Matcher::Glob(_) | Matcher::Range(..) => None,
-        }
+        self.pattern.image()
     }
 
     /// Returns the pattern with its registry.
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.pattern.as_str()
     }
 
     /// Returns the repository of a pin for some tags of one repository: by a range of versions, or by a
     /// pattern of tags.
     pub fn repository_of_tags(&self) -> Option<Origin> {
-        match &self.matcher {
-            Matcher::Exact(_) => None,
-            Matcher::Range(origin, _) => Some(origin.clone()),
-            Matcher::Glob(_) => {
-                let (repository, tag) = self.text.rsplit_once(':')?;
-                let is_tag = !tag.contains(['/', '@']);
-                let name: Option<ImageName> = repository.parse().ok().filter(|_| is_tag);
-                name.map(|name| name.origin)
-            }
-        }
-    }
-
-    /// Returns whether the pin holds the image `origin:tag`.
-    pub fn holds_tag(&self, origin: &Origin, tag: &Tag) -> bool {
-        self.holds(origin, Some(tag.as_str()), None)
+        self.pattern.repository_of_tags()
     }
 
     fn holds(&self, origin: &Origin, tag: Option<&str>, digest: Option<&Digest>) -> bool {
-        match &self.matcher {
-            // A manifest without a tag may belong to another platform of a pinned index.
-            _ if self.is_limited() && tag.is_none() && !self.is_by_digest() => false,
-            Matcher::Range(repository, range) => {
-                repository == origin && tag.is_some_and(|tag| version::is_in(range, tag))
-            }
-            Matcher::Exact(name) => {
-                name.origin == *origin
-                    && match &name.reference {
-                        None => true,
-                        Some(Reference::Tag(wanted)) => tag == Some(wanted.as_str()),
-                        Some(Reference::Digest(wanted)) => digest == Some(wanted),
-                    }
-            }
-            // A manifest without a tag has the digest in the place of the tag.
-            Matcher::Glob(glob) => {
-                let reference = match (tag, digest) {
-                    (Some(tag), _) => tag.to_owned(),
-                    (None, Some(digest)) => digest.to_string(),
-                    (None, None) => return false,
-                };
-                let name = format!("{}/{}", origin.namespace, origin.repository);
-                glob.matches(&format!("{name}:{reference}"))
-            }
-        }
+        // A manifest without a tag may belong to another platform of a pinned index.
+        let may_hold = !self.is_limited() || tag.is_some() || self.is_by_digest();
+        may_hold && self.pattern.holds(origin, tag, digest)
     }
-}
 
-impl fmt::Display for Pin {
-    /// Writes the pattern, with the platforms if there are some.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.is_limited() {
-            true => write!(f, "{} ({})", self.text, self.platforms),
-            false => f.write_str(&self.text),
-        }
-    }
-}
-
-impl Pin {
     fn is_limited(&self) -> bool {
         self.platforms != Platforms::All
     }
@@ -196,23 +95,15 @@ impl Pin {
         let name = self.image();
         name.is_some_and(|name| matches!(name.reference, Some(Reference::Digest(_))))
     }
-
-    /// Returns the repository of a pin for one repository.
-    fn repository(&self) -> Option<&Origin> {
-        match &self.matcher {
-            Matcher::Exact(name) => Some(&name.origin),
-            Matcher::Range(origin, _) => Some(origin),
-            Matcher::Glob(_) => None,
-        }
-    }
 }
 
-/// Adds the registry and the prefix of Docker Hub to a pattern without them.
-fn completed(pattern: &str) -> String {
-    match pattern.split_once('/') {
-        Some((first, _)) if Namespace::looks_like(first) || first.contains('*') => pattern.to_owned(),
-        Some(_) => format!("docker.io/{pattern}"),
-        None => format!("docker.io/library/{pattern}"),
+impl fmt::Display for Pin {
+    /// Writes the pattern, with the platforms if there are some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_limited() {
+            true => write!(f, "{} ({})", self.as_str(), self.platforms),
+            false => f.write_str(self.as_str()),
+        }
     }
 }
 
@@ -232,7 +123,7 @@ impl Pins {
         if self.0.contains(&pin) {
             return Ok(false);
         }
-        if let Some(known) = self.0.iter_mut().find(|known| known.text == pin.text) {
+        if let Some(known) = self.0.iter_mut().find(|known| known.as_str() == pin.as_str()) {
             *known = pin;
             return Ok(true);
         }
@@ -240,14 +131,14 @@ impl Pins {
             return Err(PinError::TooMany);
         }
         self.0.push(pin);
-        self.0.sort_by(|a, b| a.text.cmp(&b.text));
+        self.0.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         Ok(true)
     }
 
     /// Removes the pin with the pattern of `pin`. Returns whether the pin existed.
     pub fn remove(&mut self, pin: &Pin) -> bool {
         let before = self.0.len();
-        self.0.retain(|other| other.text != pin.text);
+        self.0.retain(|other| other.as_str() != pin.as_str());
         self.0.len() < before
     }
 
@@ -261,16 +152,16 @@ impl Pins {
 
     /// Returns the patterns, sorted.
     pub fn texts(&self) -> Vec<String> {
-        self.0.iter().map(|pin| pin.text.clone()).collect()
+        self.0.iter().map(|pin| pin.as_str().to_owned()).collect()
     }
 
     /// Returns a lookup for many images.
     pub fn matcher(&self) -> PinMatcher<'_> {
-        let repositories = self.0.iter().filter_map(Pin::repository);
+        let repositories = self.0.iter().filter_map(|pin| pin.pattern.repository());
         PinMatcher {
             pins: self,
             repositories: repositories.collect(),
-            has_globs: self.0.iter().any(|pin| matches!(pin.matcher, Matcher::Glob(_))),
+            has_globs: self.0.iter().any(|pin| pin.pattern.is_glob()),
         }
     }
 }

@@ -52,7 +52,7 @@ use tokio::time::timeout;
 pub use auth::Secret;
 #[cfg(any(test, fuzzing))]
 pub use auth::fuzz;
-pub use availability::{AvailabilityState, Budget, RegistryStatus, Source};
+pub use availability::{Allowance, AvailabilityState, Budget, RegistryStatus, Source};
 pub use client::service_client;
 pub use content_range::{ReceivedRange, ResumeVerdict};
 pub use error::{BuildError, Location, Phase, Refusal, Restraint, UpstreamError, seconds_left};
@@ -196,6 +196,16 @@ impl Upstreams {
         self.0
             .availability
             .spare_budget(namespace, percent, Instant::now())
+    }
+
+    /// Returns the requests that the cache itself may send for `repository` now, above a reserve of
+    /// `percent` of the registry's budget.
+    pub fn allowance(&self, namespace: &Namespace, repository: &Repository, percent: u64) -> Allowance {
+        if self.0.table().registries.air_gapped {
+            return Allowance::Unavailable;
+        }
+        let place = (namespace, repository);
+        self.0.availability.allowance(place, percent, Instant::now())
     }
 
     /// Returns whether blobs of `repository` get no requests now, except probes: the cache is

@@ -23,7 +23,7 @@ pub struct FillStatus {
     pub bytes: u64,
     /// Bytes of the whole body. `None` before the head has arrived, and if the head has no length.
     pub bytes_total: Option<u64>,
-    /// Callers that wait for the fill or read from it: clients, loads, and a prefetch.
+    /// Callers that wait for the fill or read from it: clients, loads, rules of `warm`, and a prefetch.
     pub followers: usize,
     /// Seconds since the first request of a client.
     pub age_seconds: u64,

@@ -2,6 +2,7 @@
 //! Manifests by digest never expire; tags expire after a freshness lifetime.
 
 mod admit;
+mod check;
 mod completeness;
 mod fetch;
 pub(super) mod response;
@@ -27,6 +28,7 @@ use crate::storage::{Key, Meta, SmallEntry, Source, Verified};
 use crate::trace::{self, Attribute, Operation};
 use crate::upstream::{Purpose, Target};
 
+pub use check::CheckedTag;
 pub(super) use completeness::Needs;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

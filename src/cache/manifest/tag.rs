@@ -19,8 +19,8 @@ use crate::trace::{self, Attribute, OpenSpan, Operation};
 use crate::upstream::{Purpose, ResponseVerdict, Target};
 
 /// The cached pointer of a tag, and its stored manifest.
-struct CachedTag {
-    pointer: TagPointer,
+pub(super) struct CachedTag {
+    pub pointer: TagPointer,
     manifest: Arc<Manifest>,
 }
 
@@ -271,7 +271,7 @@ fn check_of(known: Option<&CachedTag>, digest: &Digest) -> TagCheck {
     }
 }
 
-fn failed_check(error: &FetchError) -> TagCheck {
+pub(super) fn failed_check(error: &FetchError) -> TagCheck {
     match error.verdict() {
         Some(ResponseVerdict::Gone) => TagCheck::Gone,
         _ => TagCheck::Failed,
@@ -279,7 +279,7 @@ fn failed_check(error: &FetchError) -> TagCheck {
 }
 
 /// Counts a check of a stored tag for the metrics.
-fn count_check(origin: &Origin, result: TagCheck) {
+pub(super) fn count_check(origin: &Origin, result: TagCheck) {
     metrics::count_tag_check(origin.namespace.as_str(), result);
 }
 
@@ -327,7 +327,8 @@ async fn unkept(shared: &Arc<Shared>, key: &ManifestKey, completer: &SharedFetch
     }
 }
 
-async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<CachedTag> {
+/// Returns the cached pointer of a tag, if its manifest is stored.
+pub(super) async fn known(shared: &Arc<Shared>, tag: &TagKey, terms: TagTerms) -> Option<CachedTag> {
     let pointer = shared.pointer(tag, terms).await?;
     let manifest = stored(shared, &tag.origin, &pointer.digest).await?;
     Some(CachedTag { pointer, manifest })
@@ -404,7 +405,7 @@ impl TagTerms {
 
 impl Shared {
     /// Records that the upstream granted `caller` access to this manifest.
-    fn record_manifest_grant(
+    pub(super) fn record_manifest_grant(
         self: &Arc<Self>,
         origin: &Origin,
         manifest: &Manifest,

@@ -276,7 +276,7 @@ fn background_fetches_leave_a_reserve_that_grows_with_each_lower_priority() {
         let slots = FetchSlots::new(u64::MAX);
         let mut held = Vec::new();
         let mut free = Vec::new();
-        for priority in [Priority::Prefetch, Priority::Load] {
+        for priority in [Priority::Prefetch, Priority::Warm, Priority::Load] {
             for n in 0..20 {
                 let party = named(&n.to_string());
                 while let Some(slot) = slots.take(Class::Blob, &party, priority, PATIENCE).await {
@@ -287,7 +287,7 @@ fn background_fetches_leave_a_reserve_that_grows_with_each_lower_priority() {
             free.push(slots.pool(Class::Blob).free());
         }
         let size = BLOB_FETCHES_MAX as u64;
-        assert_eq!(free, [size / 2, size / 4]);
+        assert_eq!(free, [size / 2, size / 4 + size / 8, size / 4]);
         assert!(
             slots.pool(Class::Blob).own.is_empty(),
             "own slots are for clients"
@@ -310,11 +310,12 @@ fn waiting_client_displaces_the_background_fetch_of_the_lowest_priority() {
             slot.expect("the slots are free")
         };
         let load = background(Priority::Load).await;
+        let warm = background(Priority::Warm).await;
         let raised = background(Priority::Prefetch).await;
         let prefetch = background(Priority::Prefetch).await;
         // A client has joined the fetch.
         raised.standing().raise(Priority::Client);
-        let _clients = take_every_slot(&slots, Class::Blob, &["a", "b", "c"]).await;
+        let _clients = take_every_slot(&slots, Class::Blob, &["a", "b", "c", "d"]).await;
         assert!(!slots.has_spare(Class::Blob, &named("a"), Priority::Load));
         let wait = |party: &'static str| {
             let slots = slots.clone();
@@ -325,7 +326,7 @@ fn waiting_client_displaces_the_background_fetch_of_the_lowest_priority() {
             })
         };
         let mut granted = Vec::new();
-        for (party, displaced) in [("b", prefetch), ("c", load)] {
+        for (party, displaced) in [("b", prefetch), ("c", warm), ("d", load)] {
             let waiting = wait(party);
             displaced.evicted().await;
             drop(displaced);

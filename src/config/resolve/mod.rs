@@ -61,6 +61,7 @@ pub(super) fn load<'a>(
         return Err(Diagnostics(sources.diagnostics));
     }
     let prune: Vec<_> = sources.file.prune.iter().map(|rule| rule.value.clone()).collect();
+    let warm: Vec<_> = sources.file.warm.iter().map(|rule| rule.value.clone()).collect();
     sources.add_warnings(&values, &storage, &registries, client_auth.is_some());
     let config = Config {
         values,
@@ -73,6 +74,7 @@ pub(super) fn load<'a>(
         traces,
         client_auth,
         prune,
+        warm,
         warnings: std::mem::take(&mut sources.warnings),
     };
     Ok((config, sources))
@@ -270,6 +272,14 @@ impl<'a> Sources<'a> {
                     .into(),
             });
         }
+        if let Some(rule) = self.file.warm.first()
+            && let Some(why) = no_warm_rules(values, storage, registries)
+        {
+            self.warnings.push(Warning {
+                what: rule.value.place.clone(),
+                why: why.into(),
+            });
+        }
         if !has_client_auth && registries.allow.names_users() {
             self.warnings.push(Warning {
                 what: "allow names users".into(),
@@ -307,6 +317,18 @@ impl<'a> Sources<'a> {
         let why = why.to_owned();
         self.diagnostics.push(Diagnostic { what, why });
     }
+}
+
+/// Returns the reason why no rule of `warm` has an effect. `None` if the rules have an effect.
+fn no_warm_rules(values: &Values, storage: &StorageConfig, registries: &Registries) -> Option<&'static str> {
+    if storage.root().is_none() {
+        return Some("has no effect, because the store is a bucket; use STORAGE_BACKEND=both, or fs");
+    }
+    if registries.air_gapped {
+        return Some("has no effect, because air_gapped is set and no registry gets requests");
+    }
+    (!values.cache_tag_manifests)
+        .then_some("has no effect, because CACHE_TAG_MANIFESTS=false and tags are not stored")
 }
 
 /// The default listen address with TLS.

@@ -114,6 +114,7 @@ fn nothing_configured_gives_the_defaults() {
         traces: None,
         client_auth: None,
         prune: Vec::new(),
+        warm: Vec::new(),
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -238,6 +239,7 @@ access_log: off
         traces: None,
         client_auth: None,
         prune: Vec::new(),
+        warm: Vec::new(),
         warnings: Vec::new(),
     };
     assert_eq!(config, expected);

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::super::model::{AllowRule, PruneRuleConfig};
+use super::super::model::{AllowRule, PruneRuleConfig, WarmRuleConfig};
 use super::super::options::Setting;
 use super::super::value::Kind;
 use super::client_auth::PartialClientAuth;
@@ -32,6 +32,7 @@ pub(in crate::config) struct File {
     pub allow: Option<Spanned<Vec<AllowRule>>>,
     /// The rules of `prune` and `prune_config`.
     pub prune: Vec<Spanned<PruneRuleConfig>>,
+    pub warm: Vec<Spanned<WarmRuleConfig>>,
     /// Whether the authorities of the system verify client certificates.
     pub clients_by_system: bool,
 }
@@ -126,6 +127,7 @@ impl Reader<'_> {
         }
         file.allow = self.allow(fields.take("allow"));
         file.prune = self.prune(fields.take("prune"));
+        file.warm = self.warm(fields.take("warm"));
         if let Some(field) = fields.take("prune_config") {
             file.prune.extend(self.prune_config(field));
         }
@@ -159,7 +161,7 @@ impl Reader<'_> {
                 None => {
                     let settings = Setting::ALL.into_iter().filter_map(Setting::key);
                     let known: Vec<_> = settings
-                        .chain(["auth", "allow", "prune", "defaults", "registries"])
+                        .chain(["auth", "allow", "prune", "warm", "defaults", "registries"])
                         .collect();
                     format!("unknown key; expected one of {}", known.join(", "))
                 }

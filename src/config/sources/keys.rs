@@ -5,6 +5,7 @@
 
 use super::super::options::Setting;
 use super::super::value::{Kind, TLS_CLIENT_AUTH};
+use crate::limits::WARM_IMAGES_MAX;
 
 /// A key of a map.
 #[derive(Debug)]
@@ -206,6 +207,11 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
         Map(PRUNE_CONFIG),
         "a rule of prune, in the form of ociregistry",
     ),
+    key(
+        "warm",
+        Maps(WARM_RULE, Some("pattern")),
+        "rules that keep images in the store up to date",
+    ),
     key("defaults", Map(DEFAULTS), "settings for every registry"),
     key("registries", Named, "registries, by name"),
     also(
@@ -252,6 +258,37 @@ pub(super) const PRUNE_RULE: Table = Table::of(&[
         "images that a run removes at most: those unused for the longest time",
     ),
     key("dry_run", One(Kind::Switch), "true: a run only logs the images"),
+]);
+
+/// Rules of `warm`. A text stands for a rule with only a pattern.
+pub(super) const WARM_RULE: Table = Table::of(&[
+    key(
+        "pattern",
+        One(Kind::Text),
+        "images, with * or a range of versions, as for a pin",
+    ),
+    key(
+        "newest",
+        One(Kind::Count(WARM_IMAGES_MAX as u64)),
+        "the tags with the highest versions that the registry lists",
+    ),
+    key(
+        "platforms",
+        Many(Kind::Text),
+        "platforms to fetch of an index: all, host, or a list",
+    ),
+    key("every", One(Kind::Duration), "time between two runs; 1h"),
+    key(
+        "window",
+        One(Kind::Text),
+        "time of day in UTC in which a run starts, such as 02:00-05:00",
+    ),
+    key("pin", One(Kind::Switch), "true: pins the images of the pattern"),
+    key(
+        "reserve",
+        One(Kind::Text),
+        "part of the request budget of a registry that stays for clients; 30%",
+    ),
 ]);
 
 /// The values of `type` in `prune_config`.
@@ -542,9 +579,10 @@ pub(in crate::config) mod tests {
     use super::*;
 
     /// Every map of the file, around `KEY`, with its table.
-    pub const TABLES: [(&str, Table); 10] = [
+    pub const TABLES: [(&str, Table); 11] = [
         ("KEY", DOCUMENT),
         ("prune: KEY", PRUNE_RULE),
+        ("warm: KEY", WARM_RULE),
         ("prune_config: KEY", PRUNE_CONFIG),
         ("registries: [KEY]", REGISTRY),
         ("defaults: KEY", DEFAULTS),

@@ -20,6 +20,7 @@ mod server_tls;
 mod suggest;
 mod systemd_env;
 mod traces;
+mod warm;
 mod yaml;
 
 pub(super) use allow::collect_rules;

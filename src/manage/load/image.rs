@@ -14,13 +14,14 @@ use crate::cache::{
 };
 use crate::config::Live;
 use crate::limits::{INDEX_DEPTH_MAX, LOAD_BLOBS_MAX, LOAD_REFERRERS_MAX};
+use crate::manage::warm::{HeldBack, Requested, Reserve};
 use crate::oci::{
     Accept, Child, Digest, ManifestLinks, Namespace, Origin, Platforms, Reference, required_blobs,
 };
 
 /// The reason why an image is not in the store.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PullError {
+pub enum PullError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("the list of referrers is unusable: {0}; load the image without its referrers")]
@@ -35,16 +36,21 @@ pub(super) enum PullError {
     NotServed(Namespace),
     #[error("content of {0} is not stored, because its `access` is `passthrough`")]
     Passthrough(Namespace),
+    #[error(transparent)]
+    HeldBack(#[from] HeldBack),
 }
 
 /// A pull of one image for the store.
-pub(super) struct ImagePull<'a> {
+pub struct ImagePull<'a> {
     pub cache: &'a Cache,
     image: &'a WantedImage,
     callers: Vec<Caller>,
     pub progress: &'a ImageProgress<'a>,
     /// Bytes that this pull has fetched.
     fetched: &'a Cell<u64>,
+    priority: Priority,
+    /// The bound of the requests of a rule of `warm`.
+    reserve: Option<&'a Reserve<'a>>,
 }
 
 /// The content of an image.
@@ -57,7 +63,7 @@ pub(super) struct Content {
 }
 
 /// An image in the store.
-pub(super) struct Pulled {
+pub struct Pulled {
     /// The reason why the registry has not confirmed the tag.
     pub stale: Option<String>,
 }
@@ -98,6 +104,8 @@ impl<'a> ImagePull<'a> {
                 callers,
                 progress,
                 fetched,
+                priority: Priority::Load,
+                reserve: None,
             }),
         }
     }
@@ -117,7 +125,25 @@ impl<'a> ImagePull<'a> {
             // A rule has names with a tag or a digest only.
             return Err(FetchError::Lost.into());
         };
-        let root = self.manifest(reference.clone()).await?;
+        self.run_from(reference.clone(), with_referrers).await
+    }
+
+    /// Returns the pull with the priority of rules of `warm`, within `reserve`.
+    pub fn within(self, reserve: &'a Reserve<'a>) -> Self {
+        ImagePull {
+            priority: Priority::Warm,
+            reserve: Some(reserve),
+            ..self
+        }
+    }
+
+    /// Fetches the image like [`ImagePull::run`], by another reference of its repository.
+    ///
+    /// # Errors
+    ///
+    /// The first failure.
+    pub async fn run_from(&self, reference: Reference, with_referrers: bool) -> Result<Pulled, PullError> {
+        let root = self.manifest(reference).await?;
         let stale = root.stale.clone();
         let mut content = Content::default();
         self.add_content(root, &self.image.platforms, &mut content)
@@ -183,6 +209,15 @@ impl<'a> ImagePull<'a> {
 
     /// Fetches a manifest into the store.
     pub(super) async fn manifest(&self, reference: Reference) -> Result<ManifestAnswer, PullError> {
+        let _permit = match (self.reserve, &reference) {
+            (Some(_), Reference::Digest(digest)) if self.cache.has_manifest(self.origin(), *digest).await => {
+                None
+            }
+            (Some(reserve), _) => {
+                Some(reserve.permit(self.origin(), Requested::Manifest, self.callers.len())?)
+            }
+            (None, _) => None,
+        };
         let hold = async |caller: &Caller| {
             let key = ManifestKey {
                 origin: self.origin().clone(),
@@ -190,7 +225,7 @@ impl<'a> ImagePull<'a> {
                 accept: Accept::Native,
                 caller: caller.clone(),
             };
-            self.cache.hold_manifest(key, Priority::Load).await
+            self.cache.hold_manifest(key, self.priority).await
         };
         let (answer, fetched) = self.for_first_allowed(hold).await?;
         self.add_fetched(fetched);
@@ -198,9 +233,14 @@ impl<'a> ImagePull<'a> {
     }
 
     async fn blob(&self, digest: Digest) -> Result<(), PullError> {
+        let _permit = match self.reserve {
+            Some(_) if self.cache.has_blob(self.origin(), digest).await => None,
+            Some(reserve) => Some(reserve.permit(self.origin(), Requested::Blob, self.callers.len())?),
+            None => None,
+        };
         let hold = async |caller: &Caller| {
             self.cache
-                .hold_blob(self.origin(), digest, caller, Priority::Load)
+                .hold_blob(self.origin(), digest, caller, self.priority)
                 .await
         };
         let fetched = self.for_first_allowed(hold).await?;
@@ -209,18 +249,23 @@ impl<'a> ImagePull<'a> {
     }
 
     /// Makes a request for each caller, see [`for_first_allowed`].
-    pub(super) async fn for_first_allowed<T>(
+    pub async fn for_first_allowed<T>(
         &self,
         request: impl AsyncFn(&Caller) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
         for_first_allowed(&self.callers, request).await
     }
 
-    pub(super) fn origin(&self) -> &Origin {
+    /// The number of callers of a request.
+    pub fn callers(&self) -> usize {
+        self.callers.len()
+    }
+
+    pub fn origin(&self) -> &Origin {
         &self.image.name.origin
     }
 
-    fn add_fetched(&self, bytes: u64) {
+    pub fn add_fetched(&self, bytes: u64) {
         self.fetched.set(self.fetched.get() + bytes);
     }
 }

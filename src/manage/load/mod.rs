@@ -1,12 +1,12 @@
 //! Loads images into the store: pulls of the cache itself, without a client.
 
 mod callers;
-mod image;
-mod progress;
+pub(in crate::manage) mod image;
+pub(in crate::manage) mod progress;
 mod referrers;
 mod report;
 mod request;
-mod tags;
+pub(in crate::manage) mod tags;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -30,8 +30,8 @@ use image::ImagePull;
 /// The parts of a cache that load images. Cheap to clone.
 #[derive(Clone)]
 pub struct Loader {
-    cache: Cache,
-    live: Live,
+    pub(in crate::manage) cache: Cache,
+    pub(in crate::manage) live: Live,
 }
 
 impl Loader {
@@ -149,7 +149,7 @@ impl Loader {
 }
 
 /// Waits until the sender of `stopped` is dropped.
-async fn until_stopped(stopped: &Receiver<()>) {
+pub(in crate::manage) async fn until_stopped(stopped: &Receiver<()>) {
     while stopped.try_recv() != Err(TryRecvError::Disconnected) {
         monoio::time::sleep(LOAD_STOP_CHECK_INTERVAL).await;
     }

@@ -45,7 +45,7 @@ struct RunningImage {
 }
 
 /// The progress of one image. The drop ends the image.
-pub(super) struct ImageProgress<'a> {
+pub struct ImageProgress<'a> {
     load: &'a LoadProgress,
     image: Arc<RunningImage>,
 }
@@ -75,13 +75,13 @@ impl LoadProgress {
     }
 
     /// Sets the cache with the fills of the load.
-    pub(super) fn follow(&self, cache: &Cache) {
+    pub(in crate::manage) fn follow(&self, cache: &Cache) {
         // A load runs once, so the cell is empty.
         let _ = self.cache.set(cache.clone());
     }
 
     /// Adds an image to the images in work.
-    pub(super) fn begin(&self, name: &ImageName) -> ImageProgress<'_> {
+    pub(in crate::manage) fn begin(&self, name: &ImageName) -> ImageProgress<'_> {
         let image = Arc::new(RunningImage {
             name: name.clone(),
             bytes: AtomicU64::new(0),
@@ -93,13 +93,13 @@ impl LoadProgress {
     }
 
     /// Adds to the totals of the load.
-    pub(super) fn expect(&self, objects: u64, bytes: u64) {
+    pub(in crate::manage) fn expect(&self, objects: u64, bytes: u64) {
         self.objects_total.fetch_add(objects, Ordering::Relaxed);
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Records an object of `bytes` that is in the store.
-    pub(super) fn advance(&self, bytes: u64) {
+    pub(in crate::manage) fn advance(&self, bytes: u64) {
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -8,12 +8,12 @@ use super::request::{WantedImage, WantedTags};
 use crate::cache::{Approach, Cache, Caller, ListingAnswer, ListingError, ListingKey};
 use crate::config::Live;
 use crate::limits::{LOAD_TAG_PAGES_MAX, LOAD_TAGS_MAX, TAGS_PER_PAGE_MAX};
-use crate::oci::{ImageName, ListQuery, Namespace, Reference, Tag};
+use crate::oci::{ImageName, ListQuery, Namespace, Origin, Reference, Tag};
 use crate::upstream::Target;
 
 /// The reason why the tags are unknown, or are not loaded.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TagsError {
+pub enum TagsError {
     #[error("the tags of the registry are unknown: {0}")]
     Listing(#[from] ListingError),
     #[error("the registry sent a list of tags that is not valid JSON")]
@@ -62,39 +62,84 @@ async fn find_all(
     wanted: &WantedTags,
 ) -> Result<(Vec<WantedImage>, ListedTags), TagsError> {
     let origin = &wanted.origin;
-    if !live.registries().exists(&origin.namespace) {
-        return Err(TagsError::NotServed(origin.namespace.clone()));
-    }
-    let Approach::Callers(callers) = cache.own_approach(origin) else {
-        return Err(TagsError::Passthrough(origin.namespace.clone()));
-    };
-    let mut next = Some(first_page());
+    let mut pages = TagPages::new(cache, live, origin)?;
     let (mut images, mut matching, mut listed) = (Vec::new(), 0, 0);
-    for _ in 0..LOAD_TAG_PAGES_MAX {
-        let Some(page) = next.take() else { break };
-        let answer = page_for_first_allowed(cache, &callers, wanted, page).await?;
-        let tags: Vec<Tag> = tags_of(&answer)?;
+    while let Some(tags) = pages.next().await? {
         listed += tags.len();
-        for tag in tags.into_iter().filter(|tag| wanted.pin.holds_tag(origin, tag)) {
+        for tag in tags
+            .into_iter()
+            .filter(|tag| wanted.pin.pattern().holds_tag(origin, tag))
+        {
             matching += 1;
             // The rest is only counted.
             if images.len() < LOAD_TAGS_MAX {
                 images.push(wanted.image(tag));
             }
         }
-        next = answer.listed.next.clone();
     }
-    match (next, matching > LOAD_TAGS_MAX) {
-        (Some(_), _) => Err(TagsError::TooManyPages),
-        (None, true) => Err(TagsError::TooManyMatching(matching)),
-        (None, false) => Ok((
-            images,
-            ListedTags {
-                pattern: wanted.pin.as_str().to_owned(),
-                listed: listed as u64,
-                matching: matching as u64,
-            },
-        )),
+    if matching > LOAD_TAGS_MAX {
+        return Err(TagsError::TooManyMatching(matching));
+    }
+    let pattern = wanted.pin.as_str().to_owned();
+    let listed = ListedTags {
+        pattern,
+        listed: listed as u64,
+        matching: matching as u64,
+    };
+    Ok((images, listed))
+}
+
+/// The pages of the tags of a repository, at most [`LOAD_TAG_PAGES_MAX`].
+pub(in crate::manage) struct TagPages<'a> {
+    cache: &'a Cache,
+    origin: &'a Origin,
+    callers: Vec<Caller>,
+    next: Option<ListQuery>,
+    left: usize,
+}
+
+impl<'a> TagPages<'a> {
+    /// # Errors
+    ///
+    /// The cache does not serve or does not store the content of the registry.
+    pub fn new(cache: &'a Cache, live: &Live, origin: &'a Origin) -> Result<Self, TagsError> {
+        if !live.registries().exists(&origin.namespace) {
+            return Err(TagsError::NotServed(origin.namespace.clone()));
+        }
+        let Approach::Callers(callers) = cache.own_approach(origin) else {
+            return Err(TagsError::Passthrough(origin.namespace.clone()));
+        };
+        Ok(TagPages {
+            cache,
+            origin,
+            callers,
+            next: Some(first_page()),
+            left: LOAD_TAG_PAGES_MAX,
+        })
+    }
+
+    /// The number of callers of a request.
+    pub fn callers(&self) -> usize {
+        self.callers.len()
+    }
+
+    pub fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Returns the tags of the next page. `None` after the last page.
+    ///
+    /// # Errors
+    ///
+    /// The page is not available, or there are too many pages.
+    pub async fn next(&mut self) -> Result<Option<Vec<Tag>>, TagsError> {
+        let Some(page) = self.next.take() else {
+            return Ok(None);
+        };
+        self.left = self.left.checked_sub(1).ok_or(TagsError::TooManyPages)?;
+        let answer = page_for_first_allowed(self.cache, &self.callers, self.origin, page).await?;
+        self.next = answer.listed.next.clone();
+        tags_of(&answer).map(Some)
     }
 }
 
@@ -115,12 +160,12 @@ fn tags_of(answer: &ListingAnswer) -> Result<Vec<Tag>, TagsError> {
 async fn page_for_first_allowed(
     cache: &Cache,
     callers: &[Caller],
-    wanted: &WantedTags,
+    origin: &Origin,
     page: ListQuery,
 ) -> Result<ListingAnswer, ListingError> {
     let request = async |caller: &Caller| {
         let key = ListingKey {
-            origin: wanted.origin.clone(),
+            origin: origin.clone(),
             target: Target::Tags(page.clone()),
             caller: caller.clone(),
         };

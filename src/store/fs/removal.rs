@@ -6,6 +6,7 @@ use super::FsStore;
 use super::evict::RemovalCause;
 use super::evicted::Evicted;
 use crate::limits::INDEX_COPY_OBJECTS;
+use crate::oci::{Origin, Tag};
 use crate::store::eviction::Minute;
 use crate::store::index::{Index, IndexedImage, Leaving, ObjectName, RemovalLimits, RemovalPlan, copy_of};
 
@@ -55,6 +56,16 @@ impl FsStore {
             pinned,
             plan,
         })
+    }
+
+    /// Returns the stored tags that are `wanted`, each with its last use. `None` before the scan has ended.
+    pub fn used_tags(&self, wanted: impl Fn(&Origin, &Tag) -> bool) -> Option<Vec<(Origin, Tag, Minute)>> {
+        let images = self.whole_index()?.images().into_iter();
+        let tags = images.filter_map(|image| {
+            let tag: Tag = image.tag.as_deref()?.parse().ok()?;
+            wanted(&image.origin, &tag).then(|| ((*image.origin).clone(), tag, image.used))
+        });
+        Some(tags.collect())
     }
 
     /// Returns a copy of the index, for a computation that would lock the index for long. `None`

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Matcher, Pin, Pins};
+use super::{Pin, Pins};
 use crate::oci::Platforms;
 
 #[derive(Serialize, Deserialize)]
@@ -40,14 +40,14 @@ impl Pins {
             .chain(&file.ranges)
             .map(read)
             .collect::<Option<_>>()?;
-        pins.sort_by(|a, b| a.text.cmp(&b.text));
+        pins.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         Some(Pins(pins))
     }
 
     pub fn to_json(&self) -> Vec<u8> {
-        let is_range = |pin: &&Pin| matches!(pin.matcher, Matcher::Range(..));
+        let is_range = |pin: &&Pin| pin.pattern().is_range();
         let (ranges, pins): (Vec<&Pin>, Vec<&Pin>) = self.0.iter().partition(is_range);
-        let texts = |pins: Vec<&Pin>| pins.into_iter().map(|pin| pin.text.clone()).collect();
+        let texts = |pins: Vec<&Pin>| pins.into_iter().map(|pin| pin.as_str().to_owned()).collect();
         let file = PinFile {
             pins: texts(pins),
             ranges: texts(ranges),
@@ -60,7 +60,7 @@ impl Pins {
     pub fn platforms(&self) -> BTreeMap<String, Vec<String>> {
         let limited = self.0.iter().filter(|pin| pin.is_limited());
         limited
-            .map(|pin| (pin.text.clone(), pin.platforms.words()))
+            .map(|pin| (pin.as_str().to_owned(), pin.platforms.words()))
             .collect()
     }
 }

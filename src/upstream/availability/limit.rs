@@ -57,6 +57,14 @@ impl Limit {
         Some(self.until.unwrap_or(now).max(self.next_probe) - now)
     }
 
+    /// Returns the time until the end of the limit, or until the first probe if the registry has not stated
+    /// an end. `None` after that time.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        let end = self.until.unwrap_or(self.next_probe);
+        let remaining = end.saturating_duration_since(now);
+        (!remaining.is_zero()).then_some(remaining)
+    }
+
     /// Records a probe in flight. The next request waits for the next probe interval.
     pub fn probed(&mut self, now: Instant) {
         let known = self.until.is_some_and(|until| now < until);

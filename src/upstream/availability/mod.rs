@@ -8,6 +8,7 @@
 //! Not here: the answer to the client (`cache` finds the held copy, `registry` chooses the status).
 //! This module reads no clock. The caller passes instants of the monotonic clock.
 
+mod allowance;
 mod budget;
 mod circuit_breaker;
 mod limit;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
+pub use allowance::Allowance;
 pub use budget::{Budget, Source};
 
 use super::error::{Phase, Restraint, UpstreamError};
@@ -208,6 +210,20 @@ impl AvailabilityTable {
     pub fn spare_budget(&self, namespace: &Namespace, percent: u64, now: Instant) -> Option<u64> {
         let entries = self.entries.lock();
         entries.get(namespace)?.availability.budget(now)?.spare(percent)
+    }
+
+    /// Returns the requests that the cache itself may send, above a reserve of `percent`.
+    pub fn allowance(
+        &self,
+        (namespace, repository): (&Namespace, &Repository),
+        percent: u64,
+        now: Instant,
+    ) -> Allowance {
+        let entries = self.entries.lock();
+        let entry = entries.get(namespace);
+        entry.map_or(Allowance::Unlimited, |entry| {
+            entry.availability.allowance(repository, percent, now)
+        })
     }
 
     /// Returns the registries of which some repository [`AvailabilityTable::is_suspended`].

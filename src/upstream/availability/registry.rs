@@ -20,7 +20,7 @@ pub(super) struct Availability {
     /// The limit on manifests: too many pulls.
     pub manifests: Option<Limit>,
     /// The budget of the last answer, and the time of that answer.
-    budget: Option<(Budget, Instant)>,
+    pub budget: Option<(Budget, Instant)>,
     /// The earliest time of the next request to check the budget.
     next_probe: Option<Instant>,
     pub last_error: Option<Arc<str>>,
