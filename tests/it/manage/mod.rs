@@ -69,6 +69,9 @@ mod streams;
 /// The command `verify` and its jobs.
 mod verify;
 
+/// Rules that keep images up to date.
+mod warm;
+
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Output, Stdio};
