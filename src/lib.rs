@@ -19,6 +19,7 @@ pub mod cache;
 
 pub mod admin;
 pub mod manage;
+pub mod web;
 
 pub mod storage;
 pub mod store;

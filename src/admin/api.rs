@@ -100,6 +100,7 @@ impl Api {
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 Ok(response)
             }
+            Operation::Web => self.web(request.uri().path(), request.headers()),
             Operation::Metrics => self.metrics().await,
             Operation::RegistryStats => {
                 let AdminSubjects {

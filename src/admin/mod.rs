@@ -24,6 +24,7 @@ mod process_usage;
 mod streams;
 mod tokens;
 mod views;
+mod web;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::store::Stores;
 use crate::upstream::Upstreams;
+use crate::web::WebSite;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
 pub use job_work::JobReport;
@@ -79,6 +81,8 @@ pub struct AdminSubjects {
     pub load_settings: LoadSettings,
     pub measured: MeasuredParts,
     pub jobs: Arc<Jobs>,
+    /// The web page. `None` if it is off.
+    pub web: Option<WebSite>,
 }
 
 /// Returns the path of the socket of the cache with the store in `root`.

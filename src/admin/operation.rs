@@ -13,12 +13,15 @@ use crate::limits::{ADMIN_PAGE_DEFAULT, ADMIN_PAGE_MAX};
 use crate::manage::{Cursor, ImageQuery, ImportRule, Sort};
 use crate::oci::{Digest, ImageName, Tag, pairs, percent_decoded};
 use crate::store::Pin;
+use crate::web::ASSET_PREFIX;
 
 /// A request, parsed except for its body.
 #[derive(Debug)]
 pub enum Operation {
     Health,
     OpenApi,
+    /// The web page, or one of its files.
+    Web,
     Metrics,
     /// The statistics of the data port, without its client authentication.
     RegistryStats,
@@ -86,7 +89,7 @@ impl Operation {
     /// Returns the role that the operation needs.
     pub fn role(&self) -> Role {
         match self {
-            Operation::Health | Operation::OpenApi => Role::Anyone,
+            Operation::Health | Operation::OpenApi | Operation::Web => Role::Anyone,
             Operation::Metrics | Operation::RegistryStats => Role::Local,
             Operation::StoreStats
             | Operation::Upstreams
@@ -121,6 +124,8 @@ fn operation(method: &Method, path: &str, query: &mut Query) -> Result<Operation
         "/openapi.json" => return read(method, || Ok(Operation::OpenApi)),
         "/metrics" => return read(method, || Ok(Operation::Metrics)),
         "/_/stats" => return read(method, || Ok(Operation::RegistryStats)),
+        "/" => return read(method, || Ok(Operation::Web)),
+        _ if path.starts_with(ASSET_PREFIX) => return read(method, || Ok(Operation::Web)),
         _ => {}
     }
     let resource = path.strip_prefix("/api/v1/").ok_or(Problem::NotFound)?;
@@ -449,7 +454,7 @@ mod tests {
     #[test]
     fn unknown_path_is_not_found() {
         for line in [
-            "GET /",
+            "GET /index.html",
             "GET /metrics/x",
             "GET /api/v1",
             "GET /api/v1/",

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::{Jobs, LegacyAdmin, MeasuredParts};
+use crate::admin::{AdminSubjects, Jobs, LegacyAdmin, MeasuredParts};
 use crate::auth::ClientAuth;
 use crate::config::{Config, Diagnostics, ListenAddr};
 use crate::log;
@@ -40,6 +40,7 @@ use crate::storage::StorageError;
 use crate::store::OpenError;
 use crate::systemd::{TakeError, take_sockets};
 use crate::upstream::BuildError;
+use crate::web::WebSite;
 
 use cache_parts::CacheParts;
 use missing_file::MissingFile;
@@ -182,6 +183,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         driver: choice.driver,
         modern_ring,
     };
+    let web = config.web_ui.then(|| WebSite::new(config.base_url.clone()));
     let options = Options {
         default_registry: config.default_registry.clone(),
         response_cache_bytes_max: config.memory_cache_bytes / plan.len() as u64,
@@ -191,6 +193,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         legacy_admin: config
             .legacy_admin
             .then(|| LegacyAdmin::new(storages.local_stores(), helper.clone())),
+        web: web.clone(),
         health: health.clone(),
     };
     let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;
@@ -231,7 +234,10 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         tls: acceptor.clone(),
     };
     let jobs = Arc::new(Jobs::default());
-    let subjects = supervise::admin_subjects(&config, &storages, &cache, &loader, &health, measured, &jobs);
+    let subjects = AdminSubjects {
+        web,
+        ..supervise::admin_subjects(&config, &storages, &cache, &loader, &health, measured, &jobs)
+    };
     let admin_socket = supervise::open_admin(&config, subjects, &helper);
     for addr in &listening.addresses {
         tracing::info!(

@@ -39,7 +39,7 @@ pub(super) fn open_admin(config: &Config, subjects: AdminSubjects, helper: &Help
     admin::start(settings, subjects, helper)
 }
 
-/// Returns the parts of the process for the admin API.
+/// Returns the parts of the process for the admin API, without the web page.
 pub(super) fn admin_subjects(
     config: &Config,
     storages: &Storages,
@@ -62,6 +62,7 @@ pub(super) fn admin_subjects(
         load_settings: config.load_settings(),
         measured,
         jobs: jobs.clone(),
+        web: None,
     }
 }
 

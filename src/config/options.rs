@@ -29,10 +29,11 @@ use tracing::Level;
 use table::{Names, Row, first_or, settings};
 
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, Prefetch, SizeBound, VerifyOnOpen,
+    Backend, BaseUrl, ClientCertificateMode, IoDriver, KernelTls, ListenAddr, Prefetch, SizeBound,
+    VerifyOnOpen,
 };
 use super::value::{
-    ADDRESS_OR_PORT, ADDRESSES, ADMIN_ADDRESS, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0,
+    ADDRESS_OR_PORT, ADDRESSES, ADMIN_ADDRESS, BASE_URL, BUCKET, BYTES, BYTES_OR_AUTO, CONNECTIONS_FROM_0,
     CONNECTIONS_OR_AUTO, CORES, DURATION, DURATION_OR_MILLIS, HELPER_THREADS, IO_DRIVER, KERNEL_TLS, Kind,
     LIFECYCLE_DAYS, LOG_FORMAT, LOG_LEVEL, PATH, PATH_OR_NONE, PLATFORMS, PREFETCH, PREFIX, REGISTRY_OR_NONE,
     SECRET, SIZE_OR_AUTO, STORAGE_BACKEND, SWITCH, TEXT, TLS_CLIENT_AUTH, VERIFY_ON_OPEN,
@@ -105,6 +106,24 @@ settings! {
         group: Serving,
         reload: Restart,
         help: "off, or auto: the kernel encrypts",
+    }
+
+    /// The address of the cache for its clients. `None` means the host of each request.
+    BaseUrl => pub base_url: Option<BaseUrl> {
+        value: BASE_URL,
+        default: "none",
+        group: Serving,
+        reload: Restart,
+        help: "address of the cache on its web page",
+    }
+
+    /// Whether `/` of the data port and of the admin listener is a web page.
+    WebUi => pub web_ui: bool {
+        value: SWITCH,
+        default: "true",
+        group: Serving,
+        reload: Restart,
+        help: "web page at / of the ports",
     }
 
     /// The number of serving cores. `None` means all cores that the process may use.

@@ -145,7 +145,13 @@ fn kind(kind: Kind) -> Value {
             json!({"type": ["string", "number", "null"], "pattern": "^[^/@ ]*$"})
         }
         Kind::Platforms => json!({"anyOf": [text(), {"type": "array", "items": text()}]}),
-        Kind::AddressOrOff | Kind::Bucket | Kind::Prefix | Kind::Path | Kind::Text | Kind::Secret => text(),
+        Kind::AddressOrOff
+        | Kind::BaseUrl
+        | Kind::Bucket
+        | Kind::Prefix
+        | Kind::Path
+        | Kind::Text
+        | Kind::Secret => text(),
     }
 }
 

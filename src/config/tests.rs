@@ -221,7 +221,7 @@ pub(super) const GOOD: [(&str, &str, &[&str]); 5] = [
     (
         "oci-proxy.yaml",
         include_str!("../../tests/fixtures/config/oci-proxy.yaml"),
-        &["base_url", "whitelist_mode"],
+        &["whitelist_mode"],
     ),
     (
         "ociregistry-registries.yaml",

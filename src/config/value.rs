@@ -12,7 +12,7 @@ use super::model::units::{
     parse_pull_timeout,
 };
 use super::model::{
-    Backend, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, Prefetch,
+    Backend, BaseUrl, ClientCertificateMode, IoDriver, KernelTls, LIFECYCLE_DAYS_MAX, ListenAddr, Prefetch,
     SIZE_EXPECTED, SizeBound, VerifyOnOpen, parse_bucket, parse_days, parse_prefix,
 };
 use crate::log::{FormatChoice, LEVELS};
@@ -58,6 +58,8 @@ pub(super) enum Kind {
     AddressOrOff,
     /// An `http` or `https` URL.
     Url,
+    /// Scheme, host and port of the cache, or `none`.
+    BaseUrl,
     /// The URL of a proxy, or a word of the list.
     ProxyUrl(&'static [&'static str]),
     /// The name of a registry.
@@ -95,6 +97,7 @@ impl Kind {
             Kind::Addresses => ListenAddr::EXPECTED.to_owned(),
             Kind::AddressOrOff => "off, or an address such as `127.0.0.1:9090` or `:9090`".to_owned(),
             Kind::Url => "http://host[:port][/path], or the same with https".to_owned(),
+            Kind::BaseUrl => BaseUrl::EXPECTED.to_owned(),
             Kind::ProxyUrl(_) => format!("{PROXY_URL_EXPECTED}, none or environment"),
             Kind::Registry => "a registry, `host` or `host:port`".to_owned(),
             Kind::RegistryOrNone => "a registry, `host` or `host:port`, or none".to_owned(),
@@ -249,6 +252,14 @@ pub(super) const REGISTRY_OR_NONE: Value<Option<Namespace>> = Value {
     parse: |text| match text {
         "" | "none" => Some(None),
         _ => text.parse().ok().map(Some),
+    },
+};
+
+pub(super) const BASE_URL: Value<Option<BaseUrl>> = Value {
+    kind: Kind::BaseUrl,
+    parse: |text| match text {
+        "" | "none" => Some(None),
+        _ => BaseUrl::parse(text).map(Some),
     },
 };
 

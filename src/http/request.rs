@@ -68,6 +68,8 @@ pub struct RequestHead<'b> {
     pub peer: Option<IpAddr>,
     /// The trace of the request. Added by the connection.
     pub trace: Option<RequestTrace>,
+    /// Whether the connection uses TLS. Added by the connection.
+    pub is_tls: bool,
     /// The first valid UTF-8 `User-Agent`.
     pub user_agent: Option<&'b str>,
     pub(crate) has_accept: bool,
@@ -98,6 +100,7 @@ impl RequestHead<'static> {
             certificate: None,
             peer: None,
             trace: None,
+            is_tls: false,
             user_agent: None,
             has_accept: false,
             has_if_none_match: false,

@@ -1,4 +1,4 @@
-//! The registry API under `/v2/`, with health checks and statistics. Each core has a [`Registry`].
+//! The registry API under `/v2/`, with health checks, statistics and the web page. Each core has a [`Registry`].
 
 mod blob;
 mod callers;
@@ -19,6 +19,7 @@ mod route;
 mod route_error;
 mod stats;
 mod via;
+mod web;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -39,6 +40,7 @@ use crate::oci::{DigestPrefix, Namespace, Origin};
 use crate::runtime::heartbeat::Health;
 use crate::server::Handler;
 use crate::upstream::OnBehalf;
+use crate::web::WebSite;
 
 use error::PullError;
 use response_cache::ResponseCache;
@@ -60,6 +62,8 @@ pub struct Options {
     pub client_login: bool,
     /// The commands of ociregistry. `None` if `/cmd/` has none.
     pub legacy_admin: Option<LegacyAdmin>,
+    /// The web page. `None` if it is off.
+    pub web: Option<WebSite>,
     /// The health of the process.
     pub health: Health,
 }
@@ -177,7 +181,7 @@ impl Registry {
                 self.check_served(requested, what)?;
                 self.registries().authorize(identity, &requested.origin)?
             }
-            Route::Ping | Route::Health(_) | Route::Stats => Readers::of_service(identity)?,
+            Route::Ping | Route::Health(_) | Route::Stats | Route::Web => Readers::of_service(identity)?,
         };
         Ok((route, readers))
     }

@@ -103,6 +103,7 @@ impl Registry {
             Route::Ping => self.ping(head),
             Route::Health(probe) => self.health(probe),
             Route::Stats => self.stats().await,
+            Route::Web => self.web(head),
             Route::Content(requested, what) => {
                 *wanted = self.wanted(&requested, &what);
                 // Until the drop, upstream requests for the content carry the `Via` of this
@@ -150,6 +151,7 @@ fn resource_of(route: &Route) -> Resource {
         Route::Ping => Resource::Base,
         Route::Health(_) => Resource::Health,
         Route::Stats => Resource::Stats,
+        Route::Web => Resource::Other,
         Route::Content(_, What::Manifest(_)) => Resource::Manifest,
         Route::Content(_, What::Blob(_)) => Resource::Blob,
         Route::Content(_, What::Tags(_)) => Resource::Tags,

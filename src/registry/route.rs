@@ -13,6 +13,7 @@ use crate::oci::{
     Digest, ListQuery, Namespace, Origin, ParseDigestError, Reference, Repository, pairs, percent_decoded,
 };
 use crate::upstream::Target;
+use crate::web::ASSET_PREFIX;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
@@ -20,6 +21,8 @@ pub enum Route {
     Ping,
     Health(Probe),
     Stats,
+    /// The web page, or one of its files.
+    Web,
     Content(Requested, What),
 }
 
@@ -130,7 +133,9 @@ pub fn parse<'h>(
         "/readyz" => return Ok(Route::Health(Probe::Ready)),
         "/_/health" => return Ok(Route::Health(Probe::AliveJson)),
         "/_/stats" => return Ok(Route::Stats),
+        "/" => return Ok(Route::Web),
         "/v2/_catalog" | "/v2/_catalog/" => return Err(RouteError::Catalog),
+        _ if path.starts_with(ASSET_PREFIX) => return Ok(Route::Web),
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or(RouteError::NotFound)?;
@@ -489,7 +494,7 @@ mod tests {
     fn invalid_route_is_rejected_with_its_reason() {
         let hex = "a".repeat(64);
         for (target, error) in [
-            ("/", RouteError::NotFound),
+            ("/v1/", RouteError::NotFound),
             ("/v1/_ping", RouteError::NotFound),
             ("/v2/_catalog", RouteError::Catalog),
             ("/v2/_catalog?n=100", RouteError::Catalog),

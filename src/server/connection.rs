@@ -164,6 +164,7 @@ impl<H: Handler> Connection<H> {
                     head.peer = self.peer.map(|peer| peer.ip());
                     head.certificate = self.stream.certificate();
                     head.trace = trace::of_request(head.traceparent());
+                    head.is_tls = self.stream.is_tls();
                     let next = self.respond(&head).await;
                     self.used += len;
                     self.answered = true;

@@ -54,6 +54,10 @@ impl Stream {
         }
     }
 
+    pub fn is_tls(&self) -> bool {
+        !matches!(self, Stream::Plain(_))
+    }
+
     /// Returns whether TLS has negotiated HTTP/2. A plain connection has no negotiation; its first
     /// bytes select the protocol.
     pub fn is_h2(&self) -> bool {

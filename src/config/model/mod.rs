@@ -1,6 +1,7 @@
 //! Plain types of a resolved configuration, and the parsers of single values. Nothing here reads a source.
 
 mod access_rule;
+mod base_url;
 mod bounds;
 mod client_auth;
 mod daily_window;
@@ -30,6 +31,7 @@ mod version;
 mod warm_rule;
 
 pub use access_rule::{ANONYMOUS, Allow, AllowRule};
+pub use base_url::BaseUrl;
 pub(super) use bounds::SIZE_EXPECTED;
 pub use bounds::{SizeBound, StoreBounds};
 pub use client_auth::{CertificatePattern, ClientAuthConfig};

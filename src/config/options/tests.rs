@@ -55,6 +55,7 @@ fn other_value(setting: Setting) -> &'static str {
             .iter()
             .find(|word| **word != setting.default_text())
             .unwrap(),
+        (_, Kind::BaseUrl) => "https://cache.example",
         (_, Kind::Addresses) => ":1",
         (_, Kind::AddressOrOff) => "127.0.0.1:7",
         (_, Kind::Duration | Kind::DurationOrMillis) => "7s",

@@ -218,7 +218,6 @@ pub(in crate::config) const DOCUMENT: Table = Table::of(&[
         &["tls"],
         key("server_tls_config", Map(SERVER_TLS), "TLS towards clients"),
     ),
-    absent("base_url", Loss::Less, "the cache's own address"),
     absent("list_config", Loss::Less, "how content is listed"),
     absent("resolve_ref", Loss::Less, "name of an image to load"),
     key("os", One(Kind::Text), "operating system of load_platforms"),

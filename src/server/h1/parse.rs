@@ -303,6 +303,7 @@ fn read_head(bytes: &[u8]) -> Result<RequestHead<'_>, HeadError> {
         certificate: None,
         peer: None,
         trace: None,
+        is_tls: false,
         user_agent: found.user_agent,
         has_accept: found.has_accept,
         has_if_none_match: found.has_if_none_match,

@@ -67,6 +67,7 @@ async fn run<H: Handler>(io: H2Io, server: Rc<Server<H>>, peer: Option<SocketAdd
         server,
         peer,
         certificate: io.certificate().cloned(),
+        is_tls: io.is_tls(),
         budget: SendBudget::new(H2_CONNECTION_UNSENT_BYTES_MAX),
         reads: SendBudget::new(H2_CONNECTION_READ_BYTES_MAX),
         sent: Cell::new(0),

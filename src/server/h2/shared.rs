@@ -16,6 +16,7 @@ pub struct Shared<H> {
     pub peer: Option<SocketAddr>,
     /// The verified certificate of the client.
     pub certificate: Option<Certificate>,
+    pub is_tls: bool,
     pub budget: SendBudget,
     /// The budget for bytes that helper threads read for streams, until [`Shared::budget`] covers
     /// them.

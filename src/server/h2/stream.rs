@@ -153,6 +153,7 @@ fn read<'a, H>(
         trace: arrival.trace,
         certificate: shared.certificate.as_ref(),
         peer: shared.peer.map(|peer| peer.ip()),
+        is_tls: shared.is_tls,
         ..head
     })
 }

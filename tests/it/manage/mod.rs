@@ -71,6 +71,8 @@ mod verify;
 
 /// Rules that keep images up to date.
 mod warm;
+/// The web page.
+mod web;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;

@@ -263,7 +263,7 @@ fn admin_socket_rejects_wrong_requests_with_problem_details() {
     assert_eq!(mode & 0o777, 0o660);
     let json = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: ";
     for (request, status) in [
-        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404),
+        ("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404),
         (
             "GET /api/v1/prune HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
             405,

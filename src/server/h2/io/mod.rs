@@ -192,6 +192,11 @@ impl H2Io {
         self.0.stream.certificate()
     }
 
+    /// Returns [`Stream::is_tls`].
+    pub fn is_tls(&self) -> bool {
+        self.0.stream.is_tls()
+    }
+
     /// Returns [`Stream::is_key_near_limit`].
     pub fn is_key_near_limit(&self) -> bool {
         self.0.stream.is_key_near_limit()
