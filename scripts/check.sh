@@ -111,7 +111,7 @@ tools=(cc:gcc make:make objcopy:binutils git:git jq:jq docker-registry:docker-re
   containerd:containerd runc:runc mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs mkfs.btrfs:btrfs-progs curl:curl mount:mount python3:python3 npm:npm shellcheck:shellcheck
   nghttp:nghttp2-client go:golang-go htpasswd:apache2-utils openssl:openssl ip:iproute2 tinyproxy:tinyproxy squid:squid danted:dante-server
   docker-compose:docker-compose unshare:util-linux nsenter:util-linux strace:strace conmon:conmon systemd-analyze:systemd codespell:codespell zstd:zstd
-  promtool:prometheus)
+  promtool:prometheus chromium:chromium)
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin:$HOME/.cargo/bin
 
 missing_packages() {
@@ -302,8 +302,8 @@ quick() {
   cat <<'END'
 Only `scripts/check.sh full` runs:
   scenarios on epoll, with fail points, with a bucket, and those that wait for limits of a minute
-  counts per hit, admin API, alerts and dashboards, chart, real clients (skopeo, podman, docker, containerd, curl, Go, Python), air gap, S3 engines,
-  drivers in containers, overload
+  counts per hit, admin API, alerts and dashboards, web page, chart, S3 engines, drivers in containers, overload
+  real clients (skopeo, podman, docker, containerd, curl, Go, Python), air gap
   documentation, licences and advisories, shell scripts, spelling, compose file, service units
 END
 }
@@ -353,6 +353,7 @@ full() {
   fi
   script "admin API" scripts/api.sh "$(program tests/it/main.rs)"
   script "alerts and dashboards" scripts/prometheus.sh "$binary" quick
+  script "web page" scripts/web.sh "$binary"
   script "S3 engines" env LIBRARY_TESTS="$(program src/lib.rs)" scripts/s3.sh "${garage[@]}" "$binary"
   if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
   if command -v systemd-analyze >/dev/null; then step "service units" service_units; fi

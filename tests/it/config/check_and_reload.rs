@@ -92,7 +92,7 @@ fn check_accepts_the_examples_of_other_systems_and_refuses_what_would_be_unsafe(
     }
     let (_, _, stderr) = run(&examples[1].1, &["config", "check"], &env);
     assert!(
-        stderr.contains("warning: ") && stderr.contains("base_url"),
+        stderr.contains("warning: ") && stderr.contains("whitelist_mode"),
         "{stderr}"
     );
 }
@@ -165,9 +165,9 @@ fn schema_is_a_json_schema() {
 #[test]
 fn unsupported_key_and_shared_credentials_are_logged_at_start() {
     let cache = Server::bare()
-        .config("base_url: http://cache.example\nregistries:\n- name: r.example\n  auth: {user: u, password: canary}\n")
+        .config("list_config: x\nregistries:\n- name: r.example\n  auth: {user: u, password: canary}\n")
         .start();
-    cache.wait_stderr("base_url\" reason=\"is not in this version");
+    cache.wait_stderr("list_config\" reason=\"is not in this version");
     cache.wait_stderr("registry credentials used for all clients\" registry=r.example");
     assert!(!cache.stderr().contains("canary"), "{}", cache.stderr());
 }
