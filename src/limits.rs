@@ -966,6 +966,10 @@ pub const PLAN_LIFETIME: Duration = Duration::from_secs(600);
 pub const JOBS_RUNNING_MAX: usize = 2;
 pub const JOBS_ENDED_MAX: usize = 16;
 
+/// Stack of the thread of a job. The nested futures of a pull take more than the usual 2 MiB in a build without
+/// optimization. Unused pages of a stack take no memory.
+pub const JOB_STACK_BYTES: usize = 8 * 1024 * 1024;
+
 /// Commands of ociregistry under `/cmd/` that run at once, each on a blocking thread of the pool.
 /// Further commands are rejected (503).
 pub const LEGACY_COMMANDS_MAX: usize = 4;

@@ -27,7 +27,7 @@ pub enum JobWork {
         progress: LoadProgress,
     },
     Warm {
-        run: WarmRun,
+        run: Box<WarmRun>,
         progress: LoadProgress,
     },
 }

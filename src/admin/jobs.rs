@@ -14,7 +14,7 @@ use super::change::Change;
 use super::job_work::{JobReport, JobWork};
 use super::problem::Problem;
 use crate::events::{self, Event};
-use crate::limits::{JOBS_ENDED_MAX, JOBS_RUNNING_MAX, WARM_JOBS_ENDED_MAX};
+use crate::limits::{JOB_STACK_BYTES, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, WARM_JOBS_ENDED_MAX};
 use crate::manage::{ImageInWork, LoadProgress, LoadReport, LoadRule, Loader, ProgressCounts, WarmRun};
 use crate::runtime::clock::unix_seconds;
 use crate::sync::Mutex;
@@ -166,7 +166,7 @@ impl Jobs {
         ended: impl FnOnce(u64, &io::Result<JobReport>) + Send + 'static,
     ) -> Result<u64, Problem> {
         let work = JobWork::Warm {
-            run,
+            run: Box::new(run),
             progress: LoadProgress::default(),
         };
         self.start_with(work, move |work, id, stopped| {
@@ -187,7 +187,10 @@ impl Jobs {
         let id = job.id;
         let running = job.clone();
         let name = job.work.kind().thread_name();
-        let started = thread::Builder::new().name(name.into()).spawn(move || {
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .stack_size(JOB_STACK_BYTES);
+        let started = thread.spawn(move || {
             running.publish();
             let run = || run(&running.work, id, &stopped);
             let end = match catch_unwind(AssertUnwindSafe(run)) {

@@ -197,7 +197,9 @@ impl<'a> ImagePull<'a> {
                     self.progress.expect(selected.len() as u64, 0);
                     for child in selected {
                         let reference = Reference::Digest(child.descriptor.digest);
-                        open.push((self.manifest(reference).await?, depth + 1));
+                        // The future of a request is large, and the stack of a thread is small.
+                        let child = Box::pin(self.manifest(reference)).await?;
+                        open.push((child, depth + 1));
                         self.progress.advance();
                     }
                 }

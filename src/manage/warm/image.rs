@@ -48,16 +48,17 @@ impl WarmImage<'_> {
         }
         let in_work = progress.begin(&self.wanted.name);
         let pull = self.pull(&in_work)?;
-        let checked = self.check(&pull).await?;
+        // The futures of requests are large, and the stack of a thread is small.
+        let checked = Box::pin(self.check(&pull)).await?;
         let reference = Reference::Digest(checked.digest);
         if checked.has_moved() {
-            pull.run_from(reference, false).await?;
+            Box::pin(pull.run_from(reference, false)).await?;
             cache.confirm_tag(checked).await?;
             return Ok(Kept::Changed);
         }
         // The tag is right, also if the store lacks a part of its content.
         cache.confirm_tag(checked).await?;
-        pull.run_from(reference, false).await?;
+        Box::pin(pull.run_from(reference, false)).await?;
         Ok(Kept::Unchanged)
     }
 

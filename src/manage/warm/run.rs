@@ -101,7 +101,7 @@ impl WarmRun {
         let Some(origin) = origin.filter(|_| self.rule.lists_tags()) else {
             return stored;
         };
-        let listed = listed_tags(&self.loader, &self.rule, &origin, reserve);
+        let listed = Box::pin(listed_tags(&self.loader, &self.rule, &origin, reserve));
         let within = self.settings.pull_timeout;
         let listed = monoio::time::timeout(within, listed).await;
         let error = match listed {
@@ -141,7 +141,8 @@ impl WarmRun {
         };
         let within = self.settings.pull_timeout;
         let since_ms = self.since_ms(&image.place.0.namespace);
-        let kept = monoio::time::timeout(within, image.keep(since_ms, progress)).await;
+        let keep = Box::pin(image.keep(since_ms, progress));
+        let kept = monoio::time::timeout(within, keep).await;
         let mut report = report.borrow_mut();
         match kept {
             Ok(Ok(kept)) => {
