@@ -90,10 +90,11 @@ beside() {
   set +m
 }
 
-# join: waits for the command of `beside`, prints its output and duration, and ends the script on
-# failure.
+# join: waits for the command of `beside`, if any, prints its output and duration, and ends the script
+# on failure.
 join() {
   local status=0
+  [ -n "$beside_pid" ] || return 0
   wait "$beside_pid" || status=$?
   beside_pid=
   cat "$scratch/beside.log"
@@ -309,7 +310,7 @@ END
 }
 
 full() {
-  local wanted binary=$target/release/oci-pull-through driver line garage=()
+  local wanted binary=$target/release/oci-pull-through debug=$target/debug/oci-pull-through driver line garage=()
   [ $install = 0 ] || install_tools
   wanted=$(missing_packages | tr '\n' ' ')
   [ -z "$wanted" ] || skip "checks that need these packages, which --install installs on Debian as root: $wanted"
@@ -335,15 +336,22 @@ full() {
 
   step "build of the tests" build_tests
   tests "unit tests" unit_tests
+  # The script builds helm, which takes minutes.
+  if command -v go >/dev/null; then beside "chart" scripts/chart.sh "$debug"; else skip "chart: go is not installed"; fi
   for driver in auto epoll; do
     tests "scenarios on $driver" scenarios_on $driver
+    join
     tests "memory of the server on $driver" measured_on $driver
   done
   tests "short memory" short_memory
   beside "build of the release" scripts/release.sh --quiet
   tests "tests that wait for limits" waiting_tests
-  join
   tests "scenarios with a bucket behind the store" bucket_tests
+  script "admin API" scripts/api.sh "$(program tests/it/main.rs)"
+  script "alerts and dashboards" scripts/prometheus.sh "$debug" quick
+  script "web page" scripts/web.sh "$debug"
+  script "air gap" scripts/air-gap.sh "$debug" quick
+  join
   # Garage is built from source, which takes minutes.
   [ $install = 0 ] || garage=(garage)
   if command -v python3 >/dev/null && command -v strace >/dev/null; then
@@ -351,13 +359,9 @@ full() {
   else
     skip "counts per hit: python3 or strace is not installed"
   fi
-  script "admin API" scripts/api.sh "$(program tests/it/main.rs)"
-  script "alerts and dashboards" scripts/prometheus.sh "$binary" quick
-  script "web page" scripts/web.sh "$binary"
   script "S3 engines" env LIBRARY_TESTS="$(program src/lib.rs)" scripts/s3.sh "${garage[@]}" "$binary"
   if command -v docker-compose >/dev/null; then step "compose file" compose_file; fi
   if command -v systemd-analyze >/dev/null; then step "service units" service_units; fi
-  script "air gap" scripts/air-gap.sh "$binary"
   script "drivers in containers" scripts/drivers.sh "$binary"
   for driver in auto epoll; do script "overload on $driver" env IO_DRIVER=$driver scripts/overload.sh quick "$binary"; done
   if command -v python3 >/dev/null; then

@@ -5,6 +5,7 @@ container by `oci-pull-through config check`.
 """
 
 import difflib
+import json
 import os
 import re
 import subprocess
@@ -50,8 +51,15 @@ def render(program, values):
     return result
 
 
+def without_shipped_files(rendered):
+    """Removes the manifests with the rules and the dashboards, which `check_shipped_files` compares."""
+    documents = re.split(r"(?m)^---\n", rendered)
+    return "---\n".join(document for document in documents if "templates/rules.yaml" not in document)
+
+
 def golden_text(name, rendered, default):
     """The golden file of a set: all manifests of the default, and for other sets the difference."""
+    rendered = without_shipped_files(rendered)
     if name == "default":
         return rendered
     lines = difflib.unified_diff(default.splitlines(True), rendered.splitlines(True), "default", name)
@@ -100,6 +108,18 @@ def check_names(binary, failures):
     failures.check(names and not unknown, f"the templates set variables that the cache does not read: {unknown}")
 
 
+def check_shipped_files(manifests, failures):
+    """Compares the rules and the dashboards in the manifests with the files below deploy/."""
+    rules = {manifest["metadata"]["name"]: manifest["spec"] for manifest in manifests if manifest["kind"] == "PrometheusRule"}
+    for suffix, file in ("alerts", "alerts.yaml"), ("ociregistry", "recording-rules.yaml"):
+        expected = yaml.safe_load(Path("deploy/prometheus", file).read_text())
+        failures.check(rules.get(f"release-oci-pull-through-{suffix}") == expected, f"the chart has not the rules of {file}")
+    maps = [manifest for manifest in manifests if manifest["metadata"]["name"].endswith("-dashboards")]
+    found = {name: json.loads(text) for manifest in maps for name, text in manifest["data"].items()}
+    expected = {path.name: json.loads(path.read_text()) for path in Path("deploy/grafana").glob("*.json")}
+    failures.check(found == expected, "the chart has not the dashboards of deploy/grafana")
+
+
 def check_settings(name, manifests, binary, certificate, failures):
     """Runs `config check` with the environment of the container, and the files at other places."""
     with tempfile.TemporaryDirectory() as directory:
@@ -135,6 +155,8 @@ def check_accepted(name, values, programs, default, binary, certificate, update)
         failures.check(path.exists() and path.read_text() == golden, f"{name}: {path} differs from the output of {program}")
     if not failures.messages:
         manifests = [manifest for manifest in yaml.safe_load_all(result.stdout) if manifest]
+        if name == "observability":
+            check_shipped_files(manifests, failures)
         check_schemas(name, manifests, failures)
         check_restricted(name, manifests, failures)
         check_settings(name, manifests, binary, certificate, failures)

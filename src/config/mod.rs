@@ -26,11 +26,11 @@ pub use model::units::{BYTES_EXPECTED, parse_bytes, parse_duration, parse_go_dur
 pub use model::{
     ANONYMOUS, Access, Allow, AllowRule, Auth, BaseUrl, CertificatePattern, ClientAuthConfig,
     ClientCertificateConfig, DailyWindow, FollowRedirects, Glob, HTPASSWD_BYTES_MAX, Htpasswd, ImageFilter,
-    ImagePattern, IoDriver, KernelTls, ListenAddr, LoadSettings, Mirror, Named, Overlap, Pem, Prefetch, Proxy,
-    ProxyEnvironment, ProxyUrl, PruneRuleConfig, Registries, RegistryConfig, RegistryName, RegistrySettings,
-    RootChoice, S3Settings, Sampler, SecretText, ServerIdentityConfig, ServerTls, SizeBound, SocketName,
-    StorageConfig, StoreBounds, StoreDirs, SystemdEnvironment, TagFreshness, TagPattern, TagRule, Tls,
-    TraceSettings, VerifyOnOpen, WarmRuleConfig, retain_newest,
+    ImagePattern, IoDriver, KernelTls, ListenAddr, LoadSettings, Mirror, Named, Overlap, Pem, Prefetch,
+    Proxy, ProxyEnvironment, ProxyUrl, PruneRuleConfig, Registries, RegistryConfig, RegistryName,
+    RegistrySettings, RootChoice, S3Settings, Sampler, SecretText, ServerIdentityConfig, ServerTls,
+    SizeBound, SocketName, StorageConfig, StoreBounds, StoreDirs, SystemdEnvironment, TagFreshness,
+    TagPattern, TagRule, Tls, TraceSettings, VerifyOnOpen, WarmRuleConfig, retain_newest,
 };
 pub use options::{Group, Setting, Values};
 pub use print::print;
