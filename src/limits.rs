@@ -836,7 +836,8 @@ pub const ARCHIVE_TAIL_BYTES_MAX: u64 = 1024 * 1024;
 /// Objects of an archive. Each takes some 120 bytes of memory: 12 MiB.
 pub const IMPORT_OBJECTS_MAX: usize = 100_000;
 
-/// Bytes of the paths of a docker-archive in memory. A layer has a path of some 75 bytes.
+/// Bytes of the table of the paths of a docker-archive in memory. A layer has a path of some 75 bytes, in an
+/// entry of some 100 bytes.
 pub const IMPORT_NAMES_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Links from one path of a docker-archive to its file.

@@ -72,6 +72,9 @@ impl Packing {
     }
 }
 
+/// The memory of a path in the table, without its text.
+const PATH_BYTES: usize = size_of::<(String, PathTarget)>();
+
 impl Contents {
     /// Adds the file `path` with this content. Fails if another file has the path, and if the paths take
     /// too much memory.
@@ -89,7 +92,7 @@ impl Contents {
             PathTarget::Content(_) => 0,
             PathTarget::Link(target) => target.len(),
         };
-        self.names_bytes += path.len() + link_bytes;
+        self.names_bytes += PATH_BYTES + path.len() + link_bytes;
         if self.names_bytes > IMPORT_NAMES_BYTES_MAX {
             return Err(format!(
                 "the names of the files take more than {} MiB; split the archive",
@@ -156,7 +159,7 @@ mod tests {
     fn names_of_files_have_a_bound() {
         let mut contents = Contents::default();
         let refused = (0..).find(|n| contents.add_file(format!("{n:01000}"), digest("a")).is_err());
-        assert_eq!(refused, Some(IMPORT_NAMES_BYTES_MAX / 1000));
+        assert_eq!(refused, Some(IMPORT_NAMES_BYTES_MAX / (1000 + PATH_BYTES)));
     }
 
     #[test]
