@@ -920,6 +920,14 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 pub const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Time of a request of `top`. The responses contain no content of the store, so a healthy cache needs
+/// milliseconds.
+pub const ADMIN_VIEW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bounds of the interval of `top`. Each refresh takes five requests, some milliseconds of a helper thread.
+pub const TOP_INTERVAL_MIN: Duration = Duration::from_millis(100);
+pub const TOP_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
 /// Largest request body. A prune request with long patterns has a few KiB.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 

@@ -232,26 +232,44 @@ impl AdminClient {
     /// Sends `request` to `target`, and waits at most `limit` for the whole response.
     pub(super) fn send_request<T: DeserializeOwned>(
         &self,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
         target: &str,
         limit: Duration,
     ) -> Result<T, AdminError> {
-        let no_response = || AdminError::NoResponse(self.path.display().to_string());
-        *request.uri_mut() = target.parse().map_err(|_| no_response())?;
+        let body = self.send_for_body(request, target, limit)?;
+        serde_json::from_slice(&body).map_err(|_| self.no_response())
+    }
+
+    /// Sends `request` to `target`, and waits at most `limit` for the whole response. Returns the body of a
+    /// response with a status of success.
+    pub(super) fn send_for_body(
+        &self,
+        mut request: Request<RequestBody>,
+        target: &str,
+        limit: Duration,
+    ) -> Result<Bytes, AdminError> {
+        *request.uri_mut() = target.parse().map_err(|_| self.no_response())?;
         let host = header::HeaderValue::from_static("localhost");
         request.headers_mut().insert(header::HOST, host);
         // The timer needs the context of the runtime.
         let exchanged = self
             .runtime
             .block_on(async { timeout(limit, exchange(&self.path, request)).await });
-        let (status, body) = exchanged.ok().and_then(Result::ok).ok_or_else(no_response)?;
+        let (status, body) = exchanged
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| self.no_response())?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|_| no_response());
+            return Ok(body);
         }
         match serde_json::from_slice::<ProblemDetails>(&body) {
             Ok(problem) => Err(AdminError::Rejected(problem.detail)),
-            Err(_) => Err(no_response()),
+            Err(_) => Err(self.no_response()),
         }
+    }
+
+    pub(super) fn no_response(&self) -> AdminError {
+        AdminError::NoResponse(self.path.display().to_string())
     }
 }
 

@@ -10,6 +10,7 @@ mod change;
 mod client;
 mod client_import;
 mod client_jobs;
+mod client_view;
 mod import;
 mod job_work;
 mod jobs;
@@ -39,8 +40,9 @@ use crate::upstream::Upstreams;
 use crate::web::WebSite;
 
 pub use client::{AdminClient, AdminError, ServerPlan};
+pub use client_view::{CacheView, FillView, RateLimitView, UpstreamView};
 pub use job_work::JobReport;
-pub use jobs::{JobState, JobStatus, Jobs};
+pub use jobs::{JobKind, JobState, JobStatus, Jobs};
 pub use legacy::{LegacyAdmin, LegacyAnswer, LegacyRequest};
 pub use listen::AdminSocket;
 pub use metrics::MeasuredParts;

@@ -28,6 +28,7 @@ mod removal;
 mod report;
 mod stats;
 mod target;
+mod top;
 mod verify;
 
 use std::ffi::OsString;
@@ -52,6 +53,7 @@ use ready::ReadyArgs;
 use removal::{PruneArgs, PurgeArgs};
 use report::ReportArgs;
 use stats::StatsArgs;
+use top::TopArgs;
 use verify::VerifyArgs;
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
@@ -106,6 +108,8 @@ enum Command {
     OfflineReady(ReadyArgs),
     /// Print the state of the store.
     Stats(StatsArgs),
+    /// Show the work of the running cache: requests, hit ratio, fills, upstreams and jobs.
+    Top(TopArgs),
     /// Hash the stored content, and remove damaged content.
     Verify(VerifyArgs),
     /// Print or cancel the jobs of the running cache.
@@ -157,6 +161,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, environment: Environment<'_
         Command::Report(args) => report::run(&args, cli.flags.0, environment.looking_only()),
         Command::OfflineReady(args) => ready::run(&args, cli.flags.0, environment.looking_only()),
         Command::Stats(args) => stats::run(args, cli.flags.0, environment.looking_only()),
+        Command::Top(args) => top::run(args, cli.flags.0, environment.looking_only()),
         Command::Verify(args) => verify::run(&args, cli.flags.0, environment.looking_only()),
         Command::Jobs(args) => jobs::run(&args, cli.flags.0, environment.looking_only()),
         Command::Healthcheck => match config::listen_addresses(cli.flags.0, environment) {

@@ -69,6 +69,9 @@ mod streams;
 /// The command `verify` and its jobs.
 mod verify;
 
+/// The command `top`.
+mod top;
+
 /// Rules that keep images up to date.
 mod warm;
 /// The web page.
