@@ -13,5 +13,6 @@ pub mod oneshot;
 pub mod pacer;
 pub mod shutdown;
 pub mod single_flight;
+pub mod split_mix;
 pub mod waker;
 pub mod watchdog;

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::{COLD_READ_BYTES, MEMORY_PRESSURE_TIME, RESIDENCY_CHECK_INTERVAL};
 use crate::runtime::clock::monotonic_millis;
+use crate::runtime::split_mix::mixed;
 use crate::shared_file::{SharedFile, WeakFile};
 use crate::sys::{Inode, Presence, presence, read_exact_at};
 
@@ -122,7 +123,7 @@ impl Pages {
             let device = u64::from(inode.device.0) << 32 | u64::from(inode.device.1);
             let (seconds, nanoseconds) = inode.created;
             let created = seconds.cast_unsigned() << 30 ^ u64::from(nanoseconds);
-            mix(mix(mix(device) ^ inode.number) ^ created)
+            mixed(mixed(mixed(device) ^ inode.number) ^ created)
         });
         Pages { inode, file }
     }
@@ -287,9 +288,9 @@ impl Pages {
     fn mark(&self, window: u64, misses: u64) -> (usize, u64) {
         let size = self.inode.map_or(0, |inode| inode.size);
         let length = size.saturating_sub(window * COLD_READ_BYTES).min(COLD_READ_BYTES);
-        let identity = mix(self.file ^ mix(window ^ length << 32));
+        let identity = mixed(self.file ^ mixed(window ^ length << 32));
         // Never 0, because 0 means no mark.
-        (self.slot(window), mix(identity ^ misses) | 1)
+        (self.slot(window), mixed(identity ^ misses) | 1)
     }
 
     fn slot(&self, window: u64) -> usize {
@@ -325,13 +326,6 @@ fn touch(file: &File, offset: u64, length: u64) -> io::Result<()> {
         }
         Ok(())
     })
-}
-
-/// The finalizer of splitmix64.
-fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ bits >> 31
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
 use crate::http::RequestId;
+use crate::runtime::split_mix::mixed;
 
 /// The bits of an id for the number of a request. The other bits are for the core.
 const NUMBER_BITS: u32 = 48;
@@ -35,14 +36,6 @@ impl RequestIds {
         self.next.set(number.wrapping_add(1));
         RequestId(mixed(number.wrapping_add(self.seed)))
     }
-}
-
-/// Distributes a number over all bits, by the finalizer of SplitMix64. Different numbers have
-/// different results.
-fn mixed(mut number: u64) -> u64 {
-    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::num::{NonZeroU64, NonZeroU128};
 
 use crate::http::{SpanId, TraceId};
+use crate::runtime::split_mix::mixed;
 
 thread_local! {
     /// The states of the two generators of this thread. The keys of `RandomState` are random, so the
@@ -34,10 +35,7 @@ fn random(generator: usize) -> u64 {
     STATES.with(|states| {
         let state = &states[generator];
         state.set(state.get().wrapping_add(STEP));
-        let mut number = state.get();
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ (number >> 31)
+        mixed(state.get())
     })
 }
 
