@@ -51,7 +51,7 @@ struct Check {
 }
 
 impl Check {
-    async fn new(shared: &Arc<Shared>, origin: Origin, tag: Tag, caller: Caller) -> Option<Self> {
+    async fn new(shared: &Arc<Shared>, origin: Origin, tag: Tag, caller: Caller) -> Result<Self, FetchError> {
         let registries = shared.live.registries();
         let rules = &registries.settings(&origin.namespace).0.tag_rules;
         let terms = terms(&shared.policy, rules, &tag);
@@ -61,10 +61,10 @@ impl Check {
             accept: Accept::Native,
             caller,
         };
-        let class = key.accept.class_name()?;
+        let class = key.accept.class_name().ok_or(FetchError::Lost)?;
         let tag = TagKey { origin, tag, class };
         let known = known(shared, &tag, terms).await;
-        Some(Check { key, tag, known })
+        Ok(Check { key, tag, known })
     }
 
     /// Returns the answer to a request that was sent at `requested`.
@@ -122,7 +122,7 @@ impl Cache {
         let shared = self.0.clone();
         let work = async move {
             let check = Check::new(&shared, origin, tag, Caller::ANYBODY).await;
-            let known = check.and_then(|check| check.known);
+            let known = check.ok().and_then(|check| check.known);
             known.is_some_and(|known| known.pointer.checked_at_ms >= since_ms)
         };
         self.0.helper.ask(work).await.unwrap_or(false)
@@ -141,16 +141,11 @@ impl Cache {
         caller: Caller,
         priority: Priority,
     ) -> Result<Option<CheckedTag>, FetchError> {
-        if !self
-            .0
-            .has_spare_slot(Class::Manifest, &origin.namespace, priority)
-        {
-            return Err(FetchError::Overloaded);
-        }
+        self.require_spare_slot(&origin, priority)?;
         let shared = self.0.clone();
         let work = async move {
-            let check = Check::new(&shared, origin, tag, caller).await;
-            check.ok_or(FetchError::Lost)?.resolve(&shared).await
+            let check = Check::new(&shared, origin, tag, caller).await?;
+            check.resolve(&shared).await
         };
         self.0.helper.ask(work).await.unwrap_or(Err(FetchError::Lost))
     }
@@ -167,18 +162,20 @@ impl Cache {
         caller: Caller,
         priority: Priority,
     ) -> Result<(CheckedTag, u64), FetchError> {
-        if !self
-            .0
-            .has_spare_slot(Class::Manifest, &origin.namespace, priority)
-        {
-            return Err(FetchError::Overloaded);
-        }
+        self.require_spare_slot(&origin, priority)?;
         let shared = self.0.clone();
         let work = async move {
-            let check = Check::new(&shared, origin, tag, caller).await;
-            check.ok_or(FetchError::Lost)?.fetch(&shared).await
+            let check = Check::new(&shared, origin, tag, caller).await?;
+            check.fetch(&shared).await
         };
         self.0.helper.ask(work).await.unwrap_or(Err(FetchError::Lost))
+    }
+
+    fn require_spare_slot(&self, origin: &Origin, priority: Priority) -> Result<(), FetchError> {
+        let is_spare = self
+            .0
+            .has_spare_slot(Class::Manifest, &origin.namespace, priority);
+        is_spare.then_some(()).ok_or(FetchError::Overloaded)
     }
 
     /// Stores the answer of the registry about a tag. Later requests get the manifest of the answer, which is
@@ -223,7 +220,7 @@ async fn confirm(shared: &Arc<Shared>, checked: CheckedTag) -> Result<(), FetchE
         checked.caller.clone(),
     )
     .await;
-    let known = again.and_then(|again| again.known);
+    let known = again.ok().and_then(|again| again.known);
     if known.is_some_and(|known| known.pointer.checked_at_ms >= checked.requested_ms) {
         return Ok(());
     }
