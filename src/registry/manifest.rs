@@ -30,12 +30,11 @@ impl Registry {
         };
         let origin = pull.origin();
         let request = async |caller| self.manifest_for(pull, origin, &reference, caller).await;
-        let mut answer = self
-            .for_first_allowed(callers.clone(), origin, &target, request)
-            .await;
+        let answer = self.for_first_allowed(callers, origin, &target, request);
+        let mut answer = answer.await;
         if let (Err(error), Reference::Digest(digest)) = (&answer, &reference)
             && error.is_air_gap()
-            && let Some(response) = self.manifest_of_another_repository(pull, digest, &callers).await
+            && let Some(response) = self.manifest_of_another_repository(pull, digest).await
         {
             answer = Ok(response);
         }
@@ -47,12 +46,10 @@ impl Registry {
 
     /// Answers from the manifest `digest` of another repository of the registry, which the client may also
     /// read. In the air gap, the registry cannot confirm that the requested repository has the manifest.
-    async fn manifest_of_another_repository(
-        &self,
-        pull: &Pull<'_>,
-        digest: &Digest,
-        callers: &[Caller],
-    ) -> Option<Response> {
+    async fn manifest_of_another_repository(&self, pull: &Pull<'_>, digest: &Digest) -> Option<Response> {
+        let Approach::Callers(callers) = self.approach(pull) else {
+            return None;
+        };
         let reference = Reference::Digest(*digest);
         let target = Target::Manifest(reference.clone());
         let places = self.cache.repositories_with(&pull.origin().namespace, digest);
@@ -62,7 +59,7 @@ impl Registry {
             }
             // Private content of the other repository needs a permit for the other repository.
             let request = async |caller| self.manifest_for(pull, &origin, &reference, caller).await;
-            let answer = self.for_first_allowed(callers.to_vec(), &origin, &target, request);
+            let answer = self.for_first_allowed(callers.clone(), &origin, &target, request);
             if let Ok(response) = answer.await {
                 return Some(response);
             }
