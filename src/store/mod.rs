@@ -52,8 +52,8 @@ pub use pointer::TagPointer;
 pub use referrers::{RecordName, ReferrersRecord};
 pub use removals::{Removals, Unseen};
 pub use s3::{
-    BucketListing, Content, CopyError, LISTED_PER_REQUEST, S3Body, S3Error, S3Fault, S3OpenError, S3State,
-    S3Store,
+    BucketListing, Content, CopyError, LISTED_PER_REQUEST, S3Body, S3Error, S3Fault, S3OpenError,
+    S3Operation, S3State, S3Store,
 };
 pub use spool::{Room, SpoolDir, Spooled};
 pub use stores::{RegistryStoreStats, Stores, StoresStats};

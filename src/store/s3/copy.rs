@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
+use super::S3Operation;
 use super::error::{S3Error, S3OpenError};
 use super::{S3Store, connect, layout};
 use crate::config::S3Settings;
@@ -128,7 +129,9 @@ impl S3Store {
         loop {
             let request = self.0.client.list_objects_v2().bucket(&self.0.bucket);
             let request = request.prefix(&self.0.prefix).set_continuation_token(token);
-            let page = self.run("list", &self.0.bucket, request.send()).await?;
+            let page = self
+                .run(S3Operation::List, &self.0.bucket, request.send())
+                .await?;
             for object in page.contents() {
                 let name = object.key().and_then(|key| key.strip_prefix(&*self.0.prefix));
                 let bytes = object.size().and_then(|bytes| bytes.try_into().ok());

@@ -2,6 +2,8 @@
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::S3Operation;
+
 /// Characters kept from the engine's error message.
 const DETAIL_CHARS_MAX: usize = 200;
 
@@ -9,7 +11,7 @@ const DETAIL_CHARS_MAX: usize = 200;
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot {doing} {key} in the bucket: {fault}{}{detail}", if detail.is_empty() { "" } else { ": " })]
 pub struct S3Error {
-    pub doing: &'static str,
+    pub doing: S3Operation,
     /// The object's name, or another subject of the operation.
     pub key: String,
     pub fault: S3Fault,
@@ -99,7 +101,7 @@ pub struct S3OpenError {
 }
 
 /// Converts an error of the SDK.
-pub(super) fn classify<E>(doing: &'static str, key: &str, error: &SdkError<E>) -> S3Error
+pub(super) fn classify<E>(doing: S3Operation, key: &str, error: &SdkError<E>) -> S3Error
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {

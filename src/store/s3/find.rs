@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::S3Operation;
 use super::error::S3Error;
 use super::{S3Store, layout};
 use crate::oci::Hasher;
@@ -99,8 +100,12 @@ impl S3Store {
                 verified: true,
                 ..meta
             };
-            self.put_small("mark", &self.name(&layout::sidecar(key)), meta.to_json())
-                .await?;
+            self.put_small(
+                S3Operation::Mark,
+                &self.name(&layout::sidecar(key)),
+                meta.to_json(),
+            )
+            .await?;
             Ok(Some(self.remember(key, meta)))
         } else {
             tracing::warn!(entry = %layout::content(key).display(), reason = "the content does not match its digest", "damaged bucket entry removed");
@@ -151,8 +156,12 @@ impl S3Store {
             return Ok(false);
         };
         if let Some(more) = meta.with(sources, public) {
-            self.put_small("mark", &self.name(&layout::sidecar(key)), more.to_json())
-                .await?;
+            self.put_small(
+                S3Operation::Mark,
+                &self.name(&layout::sidecar(key)),
+                more.to_json(),
+            )
+            .await?;
             meta = more;
         }
         self.remember(key, meta);

@@ -7,6 +7,7 @@ use aws_sdk_s3::types::{
     LifecycleRule, LifecycleRuleFilter,
 };
 
+use super::S3Operation;
 use super::S3Store;
 use super::error::{S3Error, classify};
 use crate::store::layout::{BLOBS, MANIFESTS};
@@ -25,7 +26,7 @@ impl S3Store {
     ///
     /// The engine has no lifecycle support, or denies the change.
     pub(super) async fn settle_lifecycle(&self) -> Result<(), S3Error> {
-        const DOING: &str = "change the lifecycle of";
+        const DOING: S3Operation = S3Operation::ChangeLifecycle;
         let (client, bucket) = (&self.0.client, &self.0.bucket);
         let request = client.get_bucket_lifecycle_configuration().bucket(bucket);
         let old = match request.send().await {
@@ -33,7 +34,7 @@ impl S3Store {
             Err(error) => {
                 let code = aws_sdk_s3::error::ProvideErrorMetadata::code(&error);
                 if code != Some("NoSuchLifecycleConfiguration") {
-                    return Err(classify("read the lifecycle of", "all objects", &error));
+                    return Err(classify(S3Operation::ReadLifecycle, "all objects", &error));
                 }
                 Vec::new()
             }

@@ -13,6 +13,7 @@ mod find;
 mod lifecycle;
 mod object;
 mod open;
+mod operation;
 mod pool;
 mod read;
 mod records;
@@ -43,6 +44,7 @@ use sidecars::Sidecars;
 
 pub use copy::{BucketListing, CopyError, LISTED_PER_REQUEST};
 pub use error::{S3Error, S3Fault, S3OpenError};
+pub use operation::S3Operation;
 pub use read::S3Body;
 
 #[cfg(test)]
@@ -298,7 +300,7 @@ impl S3Store {
         let request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
         match request.presigned(terms).await {
             Ok(signed) => Ok(signed.uri().to_owned()),
-            Err(error) => Err(error::classify("sign a request for", name, &error)),
+            Err(error) => Err(error::classify(S3Operation::Sign, name, &error)),
         }
     }
 

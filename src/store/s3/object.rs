@@ -10,11 +10,12 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
 
+use super::S3Operation;
 use super::circuit_breaker::BreakerTransition;
 use super::error::{S3Error, S3Fault, classify};
 use super::{S3State, S3Store, Shared};
 use crate::limits::{S3_BODY_IDLE_TIMEOUT, S3_CANCELLED_FAILURE_AGE, SIDECAR_BYTES_MAX};
-use crate::metrics::{StoreOperation, count_store_failure};
+use crate::metrics::count_store_failure;
 
 impl Shared {
     pub(super) fn is_available(&self) -> bool {
@@ -37,22 +38,12 @@ impl Shared {
         }
     }
 
-    /// Records a missing response, or a fault of the engine, during an operation with the verb `doing`.
-    pub(super) fn failed(&self, doing: &str, fault: S3Fault, detail: &str) {
-        count_store_failure(operation_of(doing));
+    /// Records a missing response, or a fault of the engine, during the operation `doing`.
+    pub(super) fn failed(&self, doing: S3Operation, fault: S3Fault, detail: &str) {
+        count_store_failure(doing.measured());
         if self.breaker.failed(fault, Instant::now()) == Some(BreakerTransition::Tripped) {
             tracing::warn!(bucket = %self.bucket, error = %fault, detail, "bucket unavailable");
         }
-    }
-}
-
-/// Returns the operation with the verb `doing`.
-fn operation_of(doing: &str) -> StoreOperation {
-    match doing {
-        "read" | "read the size of" => StoreOperation::S3Read,
-        "list" => StoreOperation::S3List,
-        "remove" => StoreOperation::S3Remove,
-        _ => StoreOperation::S3Write,
     }
 }
 
@@ -60,7 +51,7 @@ fn operation_of(doing: &str) -> StoreOperation {
 /// deadlines than this module.
 struct Watched<'a> {
     shared: &'a Shared,
-    doing: &'static str,
+    doing: S3Operation,
     since: Instant,
     ended: bool,
 }
@@ -83,7 +74,7 @@ impl S3Store {
     /// Runs a request, if the circuit breaker allows it.
     pub(super) async fn run<T, E>(
         &self,
-        doing: &'static str,
+        doing: S3Operation,
         name: &str,
         request: impl Future<Output = Result<T, SdkError<E>>>,
     ) -> Result<T, S3Error>
@@ -128,7 +119,7 @@ impl S3Store {
     /// Reads the first `most` bytes of an object. Returns `None` if there is no such object.
     pub(super) async fn get_within(&self, name: &str, most: u64) -> Result<Option<Bytes>, S3Error> {
         let request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
-        match self.run("read", name, request.send()).await {
+        match self.run(S3Operation::Read, name, request.send()).await {
             Ok(answer) => {
                 let length = answer.content_length();
                 collect(name, answer.body, length, most).await.map(Some)
@@ -140,7 +131,7 @@ impl S3Store {
     /// Returns the size of an object. Returns `None` if there is no such object.
     pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, S3Error> {
         let request = self.0.client.head_object().bucket(&self.0.bucket).key(name);
-        match self.run("read the size of", name, request.send()).await {
+        match self.run(S3Operation::ReadSize, name, request.send()).await {
             Ok(answer) => Ok(answer.content_length().and_then(|size| size.try_into().ok())),
             Err(error) => absent(error),
         }
@@ -149,7 +140,7 @@ impl S3Store {
     /// Replaces a small object atomically.
     pub(super) async fn put_small(
         &self,
-        doing: &'static str,
+        doing: S3Operation,
         name: &str,
         content: Vec<u8>,
     ) -> Result<(), S3Error> {
@@ -167,14 +158,14 @@ impl S3Store {
     /// Removes an object, if present.
     pub(super) async fn delete(&self, name: &str) -> Result<(), S3Error> {
         let request = self.0.client.delete_object().bucket(&self.0.bucket).key(name);
-        match self.run("remove", name, request.send()).await {
+        match self.run(S3Operation::Remove, name, request.send()).await {
             Err(error) if error.fault == S3Fault::NotFound => Ok(()),
             result => result.map(drop),
         }
     }
 }
 
-pub(super) fn failure(doing: &'static str, name: &str, fault: S3Fault) -> S3Error {
+pub(super) fn failure(doing: S3Operation, name: &str, fault: S3Fault) -> S3Error {
     S3Error {
         doing,
         key: name.to_owned(),
@@ -197,8 +188,8 @@ async fn collect(name: &str, mut body: ByteStream, length: Option<i64>, most: u6
     let mut bytes = BytesMut::new();
     loop {
         let piece = match tokio::time::timeout(S3_BODY_IDLE_TIMEOUT, body.next()).await {
-            Err(_) => return Err(failure("read", name, S3Fault::Timeout)),
-            Ok(Some(Err(_))) => return Err(failure("read", name, S3Fault::Short)),
+            Err(_) => return Err(failure(S3Operation::Read, name, S3Fault::Timeout)),
+            Ok(Some(Err(_))) => return Err(failure(S3Operation::Read, name, S3Fault::Short)),
             Ok(Some(Ok(piece))) => piece,
             Ok(None) => break,
         };
@@ -212,5 +203,5 @@ async fn collect(name: &str, mut body: ByteStream, length: Option<i64>, most: u6
     let whole = length.is_none_or(|length| bytes.len() as u64 == (length.max(0) as u64).min(most));
     whole
         .then(|| bytes.freeze())
-        .ok_or_else(|| failure("read", name, S3Fault::Short))
+        .ok_or_else(|| failure(S3Operation::Read, name, S3Fault::Short))
 }

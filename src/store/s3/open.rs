@@ -10,6 +10,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use tokio::sync::Semaphore;
 
+use super::S3Operation;
 use super::circuit_breaker::CircuitBreaker;
 use super::error::{S3Error, S3Fault, S3OpenError, classify};
 use super::object::failure;
@@ -76,7 +77,7 @@ impl S3Store {
     }
 
     async fn try_out_in_time(&self) -> Result<(), S3Error> {
-        let late = |_| Err(failure("test", &self.0.bucket, S3Fault::Timeout));
+        let late = |_| Err(failure(S3Operation::Test, &self.0.bucket, S3Fault::Timeout));
         tokio::time::timeout(S3_SELF_TEST_TIMEOUT, self.try_out())
             .await
             .unwrap_or_else(late)
@@ -94,11 +95,11 @@ impl S3Store {
         let name = format!("{}{TRIAL}", self.0.prefix);
         let request = self.0.client.get_object().bucket(&self.0.bucket).key(&name);
         let answer = request.send().await;
-        let answer = answer.map_err(|error| classify("read", &name, &error))?;
+        let answer = answer.map_err(|error| classify(S3Operation::Read, &name, &error))?;
         let content = answer.body.collect().await;
-        let content = content.map_err(|_| failure("read", &name, S3Fault::Unavailable))?;
+        let content = content.map_err(|_| failure(S3Operation::Read, &name, S3Fault::Unavailable))?;
         if content.into_bytes() != TRIAL_CONTENT {
-            return Err(failure("read", &name, S3Fault::Short));
+            return Err(failure(S3Operation::Read, &name, S3Fault::Short));
         }
         Ok(())
     }
@@ -107,7 +108,9 @@ impl S3Store {
         let name = format!("{}{TRIAL}", self.0.prefix);
         let request = self.0.client.put_object().bucket(&self.0.bucket).key(&name);
         let result = request.body(ByteStream::from_static(TRIAL_CONTENT)).send().await;
-        result.map(drop).map_err(|error| classify("write", &name, &error))
+        result
+            .map(drop)
+            .map_err(|error| classify(S3Operation::Write, &name, &error))
     }
 
     async fn make_bucket(&self) -> Result<(), S3Error> {
@@ -129,7 +132,7 @@ impl S3Store {
                 // another owner.
                 Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists") => Ok(()),
                 _ => {
-                    let error = classify("create", bucket, &error);
+                    let error = classify(S3Operation::Create, bucket, &error);
                     let missing = matches!(error.fault, S3Fault::Denied | S3Fault::Unexpected);
                     Err(S3Error {
                         fault: if missing { S3Fault::NoBucket } else { error.fault },

@@ -5,6 +5,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::S3Operation;
 use super::error::{S3Error, S3Fault};
 use super::object::failure;
 use super::{S3Store, layout};
@@ -47,14 +48,16 @@ impl S3Body {
                 }
                 Ok(_) => S3Fault::Short,
                 Err(_) => {
-                    self.store.0.failed("read", S3Fault::Timeout, "a body stalled");
+                    self.store
+                        .0
+                        .failed(S3Operation::Read, S3Fault::Timeout, "a body stalled");
                     S3Fault::Timeout
                 }
             };
             // The body does not match the sidecar, so the next lookup must request the sidecar
             // again.
             self.store.0.sidecars.forget(&self.key);
-            return Err(failure("read", &self.name, fault));
+            return Err(failure(S3Operation::Read, &self.name, fault));
         }
     }
 }
@@ -88,18 +91,18 @@ impl S3Store {
         };
         let waiting = tokio::time::timeout(S3_READ_QUEUE_TIMEOUT, permits.clone().acquire_owned());
         let Ok(Ok(slot)) = waiting.await else {
-            return Err(failure("read", name, S3Fault::Busy));
+            return Err(failure(S3Operation::Read, name, S3Fault::Busy));
         };
         let mut request = self.0.client.get_object().bucket(&self.0.bucket).key(name);
         let whole = from == 0 && to == meta.size;
         if !whole {
             request = request.range(format!("bytes={from}-{}", to - 1));
         }
-        let answer = self.run("read", name, request.send()).await;
+        let answer = self.run(S3Operation::Read, name, request.send()).await;
         let answer = answer.inspect_err(|_| self.0.sidecars.forget(key))?;
         if !fits(&answer, meta.size, from, to) {
             self.0.sidecars.forget(key);
-            return Err(failure("read", name, S3Fault::Short));
+            return Err(failure(S3Operation::Read, name, S3Fault::Short));
         }
         Ok(S3Body {
             body: answer.body,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::S3Operation;
 use super::S3Store;
 use super::error::S3Error;
 use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX, S3_RECORD_REWRITE_INTERVAL};
@@ -89,7 +90,7 @@ impl S3Store {
             return self.drop_record(path).await;
         };
         let bytes = json.len() as u64;
-        self.put_small("write", &self.name(path), json).await?;
+        self.put_small(S3Operation::Write, &self.name(path), json).await?;
         self.0.written.record(path, content, now);
         let surplus = self
             .0

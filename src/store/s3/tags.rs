@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::S3Operation;
 use super::S3Store;
 use super::error::S3Error;
 use crate::store::TagPointer;
@@ -14,6 +15,6 @@ impl S3Store {
 
     pub(super) async fn set_tag(&self, path: &Path, pointer: &TagPointer) -> Result<(), S3Error> {
         let json = serde_json::to_vec(pointer).expect("a pointer is strings and numbers");
-        self.put_small("write", &self.name(path), json).await
+        self.put_small(S3Operation::Write, &self.name(path), json).await
     }
 }

@@ -16,6 +16,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::S3Operation;
 use super::connect::patience;
 use super::error::{S3Error, S3Fault};
 use super::object::failure;
@@ -127,15 +128,19 @@ impl S3Store {
             return Ok(());
         }
         if !content.holds(meta.size).unwrap_or(false) {
-            return Err(failure("store", &name, S3Fault::Spool));
+            return Err(failure(S3Operation::Store, &name, S3Fault::Spool));
         }
         if meta.size < S3_MULTIPART_BYTES_MIN {
             self.put_whole(key, &name, content, meta).await?;
         } else {
             self.put_parts(&name, content, meta).await?;
         }
-        self.put_small("write", &self.name(&layout::sidecar(key)), meta.to_json())
-            .await?;
+        self.put_small(
+            S3Operation::Write,
+            &self.name(&layout::sidecar(key)),
+            meta.to_json(),
+        )
+        .await?;
         self.0
             .sidecars
             .insert(key, Arc::new(meta.clone()), std::time::Instant::now());
@@ -146,7 +151,7 @@ impl S3Store {
         let waiting = tokio::time::timeout(S3_UPLOAD_QUEUE_TIMEOUT, self.0.uploads.clone().acquire_owned());
         match waiting.await {
             Ok(Ok(slot)) => Ok(slot),
-            _ => Err(failure("store", name, S3Fault::Busy)),
+            _ => Err(failure(S3Operation::Store, name, S3Fault::Busy)),
         }
     }
 
@@ -168,7 +173,7 @@ impl S3Store {
             .customize()
             .interceptor(payload)
             .config_override(patience(meta.size, Duration::ZERO));
-        self.run("store", name, request.send()).await.map(drop)
+        self.run(S3Operation::Store, name, request.send()).await.map(drop)
     }
 
     /// Returns the payload hash of a part of `content`. Unsigned over TLS, computed otherwise.
@@ -191,9 +196,9 @@ impl S3Store {
         let request = self.0.client.create_multipart_upload();
         let request = request.bucket(&self.0.bucket).key(name);
         let request = request.content_type(content_type(meta));
-        let created = self.run("store", name, request.send()).await?;
+        let created = self.run(S3Operation::Store, name, request.send()).await?;
         let Some(id) = created.upload_id else {
-            return Err(failure("store", name, S3Fault::Unexpected));
+            return Err(failure(S3Operation::Store, name, S3Fault::Unexpected));
         };
         let upload = Upload {
             store: self.clone(),
@@ -244,7 +249,7 @@ impl Upload {
             .customize()
             .interceptor(payload)
             .config_override(patience(length, Duration::ZERO));
-        let stored = store.run("store a part of", name, request.send()).await?;
+        let stored = store.run(S3Operation::StorePart, name, request.send()).await?;
         Ok(CompletedPart::builder()
             .part_number(number)
             .set_e_tag(stored.e_tag)
@@ -264,7 +269,9 @@ impl Upload {
             .multipart_upload(whole)
             .customize()
             .config_override(patience(0, S3_COMPLETE_TIMEOUT));
-        store.run("complete", &self.name, request.send()).await?;
+        store
+            .run(S3Operation::Complete, &self.name, request.send())
+            .await?;
         self.completed = true;
         Ok(())
     }
@@ -286,7 +293,7 @@ impl Drop for Upload {
             let request = client.abort_multipart_upload().bucket(&store.0.bucket);
             // Bypasses the circuit breaker, because the request is not retried.
             if let Err(error) = request.key(&name).upload_id(id).send().await {
-                let error = super::error::classify("remove the parts of", &name, &error);
+                let error = super::error::classify(S3Operation::RemoveParts, &name, &error);
                 tracing::debug!(%error, "upload parts not removed");
             }
         });
@@ -315,7 +322,7 @@ fn signed(size: u64) -> i64 {
 fn spooled<T>(name: &str, read: io::Result<T>) -> Result<T, S3Error> {
     read.map_err(|error| S3Error {
         detail: error.to_string(),
-        ..failure("store", name, S3Fault::Spool)
+        ..failure(S3Operation::Store, name, S3Fault::Spool)
     })
 }
 
