@@ -9,32 +9,32 @@ mod missing_file;
 mod preload;
 mod reload;
 mod resources;
+mod serving_cores;
 mod stop;
 mod supervise;
 mod tls;
 mod traces;
 mod warm;
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::{AdminSubjects, Jobs, LegacyAdmin, MeasuredParts};
+use crate::admin::{Jobs, LegacyAdmin, MeasuredParts};
 use crate::auth::ClientAuth;
 use crate::config::{Config, Diagnostics, ListenAddr};
 use crate::log;
 use crate::metrics::HttpMetrics;
-use crate::registry::{Options, Registry};
+use crate::registry::Options;
 use crate::runtime::core::CoreSettings;
-use crate::runtime::heartbeat::{Health, run_heartbeat};
+use crate::runtime::heartbeat::Health;
 use crate::runtime::helper::Helper;
 use crate::runtime::memory_budget::{MemoryBudget, default_budget};
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::{core, cores, driver};
+use crate::runtime::{cores, driver};
 use crate::server::tls::MaterialError;
-use crate::server::{AccessLog, ConnectionLimits, CoreResources, HandoffQueues, Server, serve};
+use crate::server::{AccessLog, ConnectionLimits, HandoffQueues};
 use crate::shared_file;
 use crate::storage::StorageError;
 use crate::store::OpenError;
@@ -45,6 +45,7 @@ use crate::web::WebSite;
 use cache_parts::CacheParts;
 use missing_file::MissingFile;
 use preload::Preload;
+use serving_cores::ServingCores;
 
 pub use hello_world::{HelloWorld, HelloWorldError};
 pub use import::import;
@@ -168,7 +169,6 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         resources::connections_per_client_max(config.max_connections_per_client, connections_max),
         plan.len(),
     );
-    let handoff_queues = HandoffQueues::new(plan.len());
     let http_metrics = HttpMetrics::default();
     reload::label_registries(&config.registries);
     let shutdown = Shutdown::default();
@@ -199,26 +199,24 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let acceptor = tls::open(config.tls.as_ref(), config.kernel_tls)?;
     let accepting = listening.addresses.len() * plan.len();
     let client_auth = ClientAuth::new(config.client_auth.clone()).map_err(AppError::threads)?;
+    let cores = ServingCores {
+        settings,
+        cache: cache.clone(),
+        live: live.clone(),
+        helper: helper.clone(),
+        shutdown: shutdown.clone(),
+        options,
+        client_auth: client_auth.clone(),
+        acceptor: acceptor.clone(),
+        access_log: config.access_log.then_some((level, format)),
+        limits: limits.clone(),
+        handoff_queues: HandoffQueues::new(plan.len()),
+        memory: memory.clone(),
+        metrics: http_metrics.clone(),
+        health: health.clone(),
+    };
     for (index, (cpu, sockets)) in plan.iter().zip(listening.listeners).enumerate() {
-        let (cache, helper, shutdown) = (cache.clone(), helper.clone(), shutdown.clone());
-        let live = live.clone();
-        let log = config.access_log.then(|| AccessLog::new(level, format));
-        let (options, client_auth, acceptor) = (options.clone(), client_auth.clone(), acceptor.clone());
-        let resources = CoreResources {
-            core: index,
-            limits: limits.clone(),
-            handoff_queues: handoff_queues.clone(),
-            memory: memory.core(index),
-            metrics: http_metrics.core(),
-        };
-        let heartbeat = health.cores()[index].clone();
-        core::start(index, *cpu, settings, move || async move {
-            let registry = Rc::new(Registry::new(cache, live, options, client_auth));
-            monoio::spawn(run_heartbeat(heartbeat));
-            let server = Server::new(registry, helper, shutdown, log, acceptor, resources);
-            serve(server, sockets).await;
-        })
-        .map_err(AppError::threads)?;
+        cores.start(index, *cpu, sockets).map_err(AppError::threads)?;
     }
     cache.run_heartbeats(&health);
     supervise::start_watchdog(health.clone(), helper.workers(), &config.systemd, &notifier)
@@ -234,10 +232,7 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
         tls: acceptor.clone(),
     };
     let jobs = Arc::new(Jobs::default());
-    let subjects = AdminSubjects {
-        web,
-        ..supervise::admin_subjects(&config, &storages, &cache, &loader, &health, measured, &jobs)
-    };
+    let subjects = supervise::admin_subjects(&config, &storages, &loader, &health, measured, &jobs, web);
     let admin_socket = supervise::open_admin(&config, subjects, &helper);
     for addr in &listening.addresses {
         tracing::info!(
@@ -262,24 +257,19 @@ pub fn run(config: Config, read: &dyn Fn() -> Result<Config, Diagnostics>) -> Re
     let preload = Preload::start(&config, storages.local_stores(), loader, jobs.clone());
     let preload = preload.map_err(AppError::threads)?;
 
-    for signal in signals.forever() {
-        match signal {
-            SIGHUP => {
-                log::reopen();
-                notifier.reloading();
-                let parts = reload::Parts {
-                    live: &live,
-                    upstreams: &upstreams,
-                    client_auth: &client_auth,
-                    acceptor: acceptor.as_ref(),
-                    prune: store_threads.prune.as_ref(),
-                    warm: warm.as_ref(),
-                };
-                reload::contained(|| parts.reload(&config, read()));
-                notifier.ready(&status);
-            }
-            _ => break,
-        }
+    let reloaded = reload::Parts {
+        live: &live,
+        upstreams: &upstreams,
+        client_auth: &client_auth,
+        acceptor: acceptor.as_ref(),
+        prune: store_threads.prune.as_ref(),
+        warm: warm.as_ref(),
+    };
+    while signals.forever().next() == Some(SIGHUP) {
+        log::reopen();
+        notifier.reloading();
+        reload::contained(|| reloaded.reload(&config, read()));
+        notifier.ready(&status);
     }
     let end = stop::drain(
         &shutdown,

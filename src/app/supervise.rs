@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::listen::Address;
 use crate::admin::{self, AdminSettings, AdminSocket, AdminSubjects, Jobs, MeasuredParts};
-use crate::cache::{Cache, TagPolicy};
+use crate::cache::TagPolicy;
 use crate::config::{Config, SystemdEnvironment};
 use crate::manage::{BackgroundPrune, Loader, PinRepair};
 use crate::runtime::driver::Driver;
@@ -15,6 +15,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::watchdog::{self, Keepalive};
 use crate::storage::{Maintenance, Scrub, Storages};
 use crate::systemd::Notifier;
+use crate::web::WebSite;
 
 /// Polling interval until all cores accept connections.
 const LOOK: Duration = Duration::from_millis(2);
@@ -39,16 +40,17 @@ pub(super) fn open_admin(config: &Config, subjects: AdminSubjects, helper: &Help
     admin::start(settings, subjects, helper)
 }
 
-/// Returns the parts of the process for the admin API, without the web page.
+/// Returns the parts of the process for the admin API.
 pub(super) fn admin_subjects(
     config: &Config,
     storages: &Storages,
-    cache: &Cache,
     loader: &Loader,
     health: &Health,
     measured: MeasuredParts,
     jobs: &Arc<Jobs>,
+    web: Option<WebSite>,
 ) -> AdminSubjects {
+    let cache = loader.cache();
     AdminSubjects {
         stores: storages.local_stores(),
         cache: cache.clone(),
@@ -62,7 +64,7 @@ pub(super) fn admin_subjects(
         load_settings: config.load_settings(),
         measured,
         jobs: jobs.clone(),
-        web: None,
+        web,
     }
 }
 

@@ -39,6 +39,10 @@ impl Loader {
         Loader { cache, live }
     }
 
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     pub fn live(&self) -> &Live {
         &self.live
     }
