@@ -1299,6 +1299,14 @@ pub const TRACE_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Time of the last export after a stop signal.
 pub const TRACE_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
+// --- Web page ---
+
+/// Bytes of the address in `BASE_URL`: a host name (RFC 1035) and `:65535`.
+pub const AUTHORITY_BYTES_MAX: usize = 253 + 6;
+
+/// Bytes of a text that are searched for an image name. A name has at most some 650 bytes.
+pub const PASTED_TEXT_BYTES_MAX: usize = 2048;
+
 // --- Relations between limits ---
 
 const _: () = assert!(WITHHELD_BYTES < HELD_WHOLE_BYTES_MAX);

@@ -2,10 +2,8 @@
 //! rules. Pure.
 
 use crate::config::BaseUrl;
+use crate::limits::PASTED_TEXT_BYTES_MAX;
 use crate::oci::{ImageName, ParseImageNameError};
-
-/// The longest text that is searched, in bytes. A name has at most some 650 bytes.
-const TEXT_BYTES_MAX: usize = 2048;
 
 /// Words before the image in commands and files.
 const WORDS: [&str; 19] = [
@@ -34,7 +32,7 @@ pub fn image_in(text: &str, address: Option<&BaseUrl>) -> Result<ImageName, Pars
     let cut = text
         .char_indices()
         .map(|(at, _)| at)
-        .find(|at| *at >= TEXT_BYTES_MAX);
+        .find(|at| *at >= PASTED_TEXT_BYTES_MAX);
     let name = name_in(&text[..cut.unwrap_or(text.len())]);
     let own = address.and_then(|address| name.strip_prefix(address.authority())?.strip_prefix('/'));
     own.unwrap_or(name).parse()

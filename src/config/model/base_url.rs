@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-/// The longest authority: a host name (RFC 1035) and `:65535`.
-const AUTHORITY_BYTES_MAX: usize = 253 + 6;
+use crate::limits::AUTHORITY_BYTES_MAX;
 
 /// Scheme, host and port of the cache. The host contains only characters that need no quotes in a
 /// shell, in YAML, in TOML and in JSON strings.
