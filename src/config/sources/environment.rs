@@ -22,6 +22,15 @@ pub struct Environment<'a> {
     pub temp_dir: &'a dyn Fn() -> PathBuf,
 }
 
+/// Returns the variables `env` as the function of an [`Environment`].
+#[cfg(test)]
+pub(in crate::config) fn variables<'e>(env: &'e [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'e {
+    move |name| {
+        let found = env.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| (*value).to_owned())
+    }
+}
+
 /// The content of a file, with its mode.
 #[derive(Clone, Debug)]
 pub struct FileText {

@@ -52,12 +52,10 @@ fn socket_name(name: Option<&str>) -> SocketName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::sources::environment::variables;
 
     fn read(env: &[(&str, &str)]) -> (SystemdEnvironment, usize) {
-        let find = |name: &str| {
-            let found = env.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
+        let find = variables(env);
         let environment = Environment {
             env: &find,
             ..Environment::of_process()

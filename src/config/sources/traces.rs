@@ -219,13 +219,11 @@ fn header((name, value): (String, String)) -> Option<(HeaderName, HeaderValue)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::sources::environment::variables;
 
     /// Returns the settings, the errors and the warnings of these variables.
     fn read(env: &[(&str, &str)]) -> (Option<TraceSettings>, Vec<Diagnostic>, Vec<Warning>) {
-        let find = |name: &str| {
-            let found = env.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
+        let find = variables(env);
         let environment = Environment {
             env: &find,
             ..Environment::of_process()

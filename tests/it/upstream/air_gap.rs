@@ -43,6 +43,25 @@ fn yaml(upstream: &Registry, top: &str, keys: &str) -> String {
     format!("{top}\nregistries:\n  - {{name: \"{name}\", url: \"http://{name}\"{keys}}}\n")
 }
 
+fn registry_with_tokens() -> Registry {
+    let upstream = Registry::new();
+    upstream.require_tokens(Auth {
+        scheme: Scheme::Either,
+        ..Auth::default()
+    });
+    upstream
+}
+
+/// Returns a registry with a private repository for each of two users.
+fn registry_of_alice_and_bob() -> Registry {
+    let upstream = registry_with_tokens();
+    for user in ["alice", "bob"] {
+        upstream.user(user, "secret");
+        upstream.allow(user, &format!("private/{user}"));
+    }
+    upstream
+}
+
 #[test]
 fn digest_of_another_repository_is_served_in_the_air_gap_and_its_tag_is_not() {
     let (upstream, other) = (Registry::new(), Registry::new());
@@ -90,15 +109,7 @@ fn incomplete_image_of_another_repository_is_not_served() {
 
 #[test]
 fn private_manifest_is_not_served_under_the_name_of_another_repository() {
-    let upstream = Registry::new();
-    upstream.require_tokens(Auth {
-        scheme: Scheme::Either,
-        ..Auth::default()
-    });
-    for user in ["alice", "bob"] {
-        upstream.user(user, "secret");
-        upstream.allow(user, &format!("private/{user}"));
-    }
+    let upstream = registry_of_alice_and_bob();
     upstream.allow_anybody("public/one");
     let (alice, bob) = (basic("alice", "secret"), basic("bob", "secret"));
     let mut cache = Server::options(&upstream).env("STORAGE_BACKEND", "fs").start();
@@ -125,15 +136,7 @@ fn private_manifest_is_not_served_under_the_name_of_another_repository() {
 
 #[test]
 fn grant_of_one_client_opens_no_manifest_to_another_client_after_a_reload() {
-    let upstream = Registry::new();
-    upstream.require_tokens(Auth {
-        scheme: Scheme::Either,
-        ..Auth::default()
-    });
-    for user in ["alice", "bob"] {
-        upstream.user(user, "secret");
-        upstream.allow(user, &format!("private/{user}"));
-    }
+    let upstream = registry_of_alice_and_bob();
     let (alice, bob) = (basic("alice", "secret"), basic("bob", "secret"));
     let options = Server::options(&upstream).env("STORAGE_BACKEND", "fs");
     let cache = options.config(yaml(&upstream, "air_gapped: false", "")).start();
@@ -154,11 +157,7 @@ fn grant_of_one_client_opens_no_manifest_to_another_client_after_a_reload() {
 
 #[test]
 fn shared_manifest_is_served_under_the_name_of_another_repository() {
-    let upstream = Registry::new();
-    upstream.require_tokens(Auth {
-        scheme: Scheme::Either,
-        ..Auth::default()
-    });
+    let upstream = registry_with_tokens();
     upstream.user("cache", "secret");
     upstream.allow("cache", "private/one");
     let keys = ", auth: {username: cache, password: secret}, access: shared";
