@@ -55,7 +55,7 @@ impl TraceExporter {
         let task = exporter.run(stop.clone());
         helper.spawn(async move {
             task.await;
-            // `Err`: nobody waits for the end.
+            // An error means that `TraceExporter` was dropped without a stop.
             let _ = sender.send(());
         });
         Some(TraceExporter {
